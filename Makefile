@@ -1,0 +1,64 @@
+# Everything works from a fresh clone with only Python (3.11 or newer) and make:
+# each target sets up the environment it needs.
+
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
+	$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+PYTHON_NEWEST ?= python3.13
+EXTRAS ?= dev,rl
+PYTEST_FLAGS ?= -n auto
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+NEWEST := .venv-newest/bin
+NEWEST_STAMP := .venv-newest/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv test test-newest test-slow lint format types wheel clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+venv: $(STAMP)  ## set up .venv with the library, its extras and the tools
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "eggroll needs Python 3.11 or newer: name one with 'make PYTHON=/path/to/python3 ...'"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	@touch $@
+
+test: venv  ## run the tests
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-slow: venv  ## run the slow tests too
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m ''
+
+test-newest: $(NEWEST_STAMP)  ## run the tests on the newest Python and JAX
+	$(NEWEST)/python -m pytest $(PYTEST_FLAGS)
+
+# gymnax asks for jax < 0.12 but runs on 0.12: install it without its own requirements.
+$(NEWEST_STAMP): pyproject.toml
+	@$(PYTHON_NEWEST) -c '' 2>/dev/null || { echo "no $(PYTHON_NEWEST) here: name one with 'make test-newest PYTHON_NEWEST=/path/to/python3.13'"; exit 1; }
+	test -x $(NEWEST)/python || $(PYTHON_NEWEST) -m venv .venv-newest
+	$(NEWEST)/python -m pip install --quiet --disable-pip-version-check --upgrade -e '.[dev]' six 'gymnasium>=1.1,<1.4' seaborn
+	$(NEWEST)/python -m pip install --quiet --disable-pip-version-check --no-deps 'gymnax>=1.0.1,<2'
+	@touch $@
+
+lint: venv  ## check style, formatting and who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+format: venv  ## put the code into the agreed form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: venv  ## check the types
+	$(BIN)/pyright
+
+wheel: venv  ## build the wheel and check that it holds `eggroll` alone
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/check-wheel-contents dist/*.whl
+
+clean:  ## remove what was built (environments and runs stay)
+	rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache

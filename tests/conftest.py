@@ -1,0 +1,29 @@
+"""What all tests share. Imports no package of ours, so that each test may."""
+
+import os
+from collections.abc import Callable
+
+
+# Eight simulated devices, before JAX starts: sharding is tested on any machine, and a
+# test that asks for no mesh runs on the first of them as it would on a single one.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def getkey(request: pytest.FixtureRequest) -> Callable[[], jax.Array]:
+    """A function that returns a new PRNG key at each call, the same in each run."""
+    key = jax.random.key(sum(map(ord, request.node.name)))
+    count = 0
+
+    def getkey() -> jax.Array:
+        nonlocal count
+        count += 1
+        return jax.random.fold_in(key, count)
+
+    return getkey
