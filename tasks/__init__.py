@@ -1,0 +1,1 @@
+"""What models are evolved to do. Every task meets `eggroll.Task`."""
