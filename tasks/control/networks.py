@@ -1,0 +1,104 @@
+"""Which network reads the observations, and how it is run over a step."""
+
+import dataclasses
+import importlib
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from eggroll.errors import UserError
+
+
+NETWORKS = {
+    "mlp": "models.mlp:MLP",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A Flax NNX model, split into a pytree of parameters and pure functions.
+
+    A *feed-forward* model is called as `model(x)`. A *recurrent* one, which is told
+    by its method `initial_memory()`, is called as `model(x, memory)` and returns
+    its outputs and the next memory. Observations are flattened, unless the class
+    says `spatial = True`; it then gets their shape as `inputs`.
+
+    Attributes:
+        kind: one of `NETWORKS`, or `package.module:Class`; the class is built as
+            `Class(inputs, outputs, hidden=, activation=, rngs=)`.
+        observation_shape: shape of one observation.
+        outputs: how many numbers to put out.
+        hidden: width of each hidden layer.
+        activation: a name from `models.activations.ACTIVATIONS`.
+    """
+
+    kind: str
+    observation_shape: tuple[int, ...]
+    outputs: int
+    hidden: Sequence[int] = (64, 64)
+    activation: str = "tanh"
+
+    def check(self) -> None:
+        """Build the model without computing anything, to refuse what cannot be."""
+        self._graph  # noqa: B018  (a cached property, evaluated for its errors)
+
+    def init(self, key: PRNGKeyArray) -> PyTree:
+        """Draw parameters: nested dicts of arrays."""
+        return jax.jit(lambda key: nnx.to_pure_dict(nnx.state(self._build(key))))(key)
+
+    @cached_property
+    def memory(self) -> PyTree:
+        """What the network remembers at the start of an episode."""
+        if not self._is_recurrent:
+            return ()
+        return self._build(jax.random.key(0)).initial_memory()
+
+    def __call__(
+        self, params: PyTree, observation: Float[Array, "..."], memory: PyTree
+    ) -> tuple[Float[Array, "..."], PyTree]:
+        """Return outputs and the next memory."""
+        if not self._is_spatial:
+            batch = observation.shape[: observation.ndim - len(self.observation_shape)]
+            observation = observation.reshape(*batch, -1)
+        model = nnx.merge(self._graph, params)
+        if self._is_recurrent:
+            return model(observation, memory)
+        return model(observation), memory
+
+    @cached_property
+    def _class(self) -> Any:
+        path = NETWORKS.get(self.kind, self.kind)
+        module, _, name = path.partition(":")
+        if not name:
+            raise UserError(
+                f"Expected network to be one of {', '.join(NETWORKS)}, or "
+                f"package.module:Class; got {self.kind!r}."
+            )
+        return getattr(importlib.import_module(module), name)
+
+    @property
+    def _is_spatial(self) -> bool:
+        return getattr(self._class, "spatial", False)
+
+    @property
+    def _is_recurrent(self) -> bool:
+        return hasattr(self._class, "initial_memory")
+
+    @cached_property
+    def _graph(self) -> nnx.GraphDef:
+        return nnx.graphdef(nnx.eval_shape(lambda: self._build(jax.random.key(0))))
+
+    def _build(self, key: PRNGKeyArray) -> Any:
+        shape = self.observation_shape
+        return self._class(
+            shape if self._is_spatial else math.prod(shape),
+            self.outputs,
+            hidden=tuple(self.hidden),
+            activation=self.activation,
+            rngs=nnx.Rngs(key),
+        )

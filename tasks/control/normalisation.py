@@ -1,0 +1,80 @@
+"""Running mean and variance of what a population observes."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+class Moments(NamedTuple):
+    r"""Count, mean and sum of squared deviations $\sum (x - \bar x)^2$ of samples.
+
+    Unlike sums of squares, these lose no precision when the mean is large.
+    """
+
+    count: Float[Array, "..."]
+    mean: Float[Array, "..."]
+    deviations: Float[Array, "..."]
+
+
+def no_moments(shape: tuple[int, ...]) -> Moments:
+    """Return the moments of no samples at all, each of the given shape."""
+    return Moments(jnp.zeros(()), jnp.zeros(shape), jnp.zeros(shape))
+
+
+def moments(
+    samples: Float[Array, "samples ..."], valid: Bool[Array, " samples"]
+) -> Moments:
+    """Return the moments of the valid samples, those with infinities or NaN left out.
+
+    One broken environment must not spoil what all the others see.
+    """
+    axes = tuple(range(1, samples.ndim))
+    valid = valid & jnp.all(jnp.isfinite(samples), axis=axes)
+    mask = jnp.expand_dims(valid, axes)
+    count = jnp.sum(valid, dtype=jnp.float32)
+    mean = jnp.sum(jnp.where(mask, samples, 0), axis=0) / jnp.maximum(count, 1)
+    squares = jnp.where(mask, (samples - mean) ** 2, 0)
+    return Moments(count, mean, jnp.sum(squares, axis=0))
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    r"""Return the moments of two sets of samples taken together.
+
+    $n = n_a + n_b$, $\delta = \bar b - \bar a$, $\bar x = \bar a + \delta n_b / n$,
+    $M = M_a + M_b + \delta^2 n_a n_b / n$.
+
+    References:
+        Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for
+        Computing Sample Variances" (1979), eq. 2.1.
+    """
+    count = a.count + b.count
+    share = b.count / jnp.maximum(count, 1)
+    delta = b.mean - a.mean
+    return Moments(
+        count,
+        a.mean + delta * share,
+        a.deviations + b.deviations + delta**2 * a.count * share,
+    )
+
+
+def merge_all(stacked: Moments) -> Moments:
+    """Merge moments along their leading axis, all at once."""
+    axes = tuple(range(1, stacked.mean.ndim))
+    counts = jnp.expand_dims(stacked.count, axes)
+    count = jnp.sum(stacked.count)
+    mean = jnp.sum(counts * stacked.mean, axis=0) / jnp.maximum(count, 1)
+    between = counts * (stacked.mean - mean) ** 2
+    return Moments(count, mean, jnp.sum(stacked.deviations + between, axis=0))
+
+
+def normalise(
+    x: Float[Array, "*shape"], seen: Moments, *, limit: float = 10.0
+) -> Float[Array, "*shape"]:
+    """Return `x` in standard deviations from the mean, clipped to +-`limit`.
+
+    What never varied (or was never seen) is only shifted, not scaled.
+    """
+    variance = seen.deviations / jnp.maximum(seen.count, 1)
+    scale = jnp.where(variance > 1e-8, jnp.sqrt(jnp.maximum(variance, 1e-8)), 1.0)
+    return jnp.clip((x - seen.mean) / scale, -limit, limit)

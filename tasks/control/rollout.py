@@ -1,0 +1,161 @@
+"""Episodes of one policy, side by side, until the last of them has ended."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from tasks.control.environment import Environment
+from tasks.control.normalisation import Moments, merge, moments, no_moments
+
+
+# (observation, memory, key, legal) -> (action, memory); for one episode.
+Policy = Callable[[Array, Any, PRNGKeyArray, Array | None], tuple[Array, Any]]
+
+
+class Episodes(NamedTuple):
+    """What became of one policy's episodes.
+
+    Attributes:
+        returns: undiscounted sums of rewards.
+        lengths: steps taken.
+        terminated: whether the episode ended by itself; if not, the step limit
+            truncated it.
+        observed: moments of all observations that were acted on; of none unless
+            they were asked for.
+    """
+
+    returns: Float[Array, " episodes"]
+    lengths: Int[Array, " episodes"]
+    terminated: Bool[Array, " episodes"]
+    observed: Moments
+
+
+class _Loop(NamedTuple):
+    time: Int[Array, ""]
+    alive: Bool[Array, " episodes"]
+    state: PyTree
+    observation: Float[Array, "episodes ..."]
+    memory: PyTree
+    episodes: Episodes
+
+
+def rollout(
+    environment: Environment,
+    policy: Policy,
+    key: PRNGKeyArray,
+    *,
+    episodes: int = 1,
+    step_limit: int | Int[Array, ""] | None = None,
+    memory: PyTree = (),
+    observe: bool = False,
+) -> Episodes:
+    """Run `episodes` episodes and stop when all of them have ended.
+
+    Under `vmap` (a chunk of members) it stops when all episodes of *all* members
+    have ended. An ended episode is stepped on with the others, but counts no more.
+    Randomness depends on `key`, the episode and the time step alone: episode e
+    starts from `fold_in(key, e)`.
+
+    Args:
+        environment: where to act.
+        policy: `(observation, memory, key, legal) -> (action, memory)`.
+        key: decides initial states and everything drawn later.
+        episodes: how many.
+        step_limit: steps after which an episode is truncated; may be traced. By
+            default (and at most) the environment's own limit.
+        memory: what the policy remembers at the start of each episode.
+        observe: whether to gather the moments of the observations.
+    """
+    limit = environment.step_limit
+    if step_limit is not None:
+        limit = jnp.minimum(step_limit, limit)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(episodes))
+
+    def running(loop: _Loop) -> Bool[Array, ""]:
+        return (loop.time < limit) & _any_of_all(loop.alive)
+
+    def advance(loop: _Loop) -> _Loop:
+        state, observation, action_memory, reward, done = jax.vmap(
+            _transition(environment, policy), (0, 0, 0, 0, None)
+        )(loop.state, loop.observation, loop.memory, keys, loop.time + 1)
+        so_far, alive = loop.episodes, loop.alive
+        observed = so_far.observed
+        if observe:
+            observed = merge(observed, moments(loop.observation, alive))
+        return _Loop(
+            time=loop.time + 1,
+            alive=alive & ~done,
+            state=state,
+            observation=observation,
+            memory=action_memory,
+            episodes=Episodes(
+                returns=so_far.returns + jnp.where(alive, reward, 0),
+                lengths=so_far.lengths + alive,
+                terminated=so_far.terminated | (alive & done),
+                observed=observed,
+            ),
+        )
+
+    start = _start(environment, keys, memory)
+    return jax.lax.while_loop(running, advance, _settle(advance, start)).episodes
+
+
+def _transition(environment: Environment, policy: Policy) -> Callable:
+    """Return one step of one episode, as a function of arrays."""
+
+    def transition(state, observation, memory, key, time):
+        policy_key, step_key = jax.random.split(jax.random.fold_in(key, time))
+        legal = environment.legal(state)
+        action, memory = policy(observation, memory, policy_key, legal)
+        state, observation, reward, done = environment.step(state, action, step_key)
+        return state, observation, memory, reward, done
+
+    return transition
+
+
+def _start(environment: Environment, keys: PRNGKeyArray, memory: PyTree) -> _Loop:
+    # Time 0 belongs to the reset, so that no later step shares its key.
+    reset_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
+    state, observation = jax.vmap(environment.reset)(reset_keys)
+    (episodes,) = keys.shape
+    spread = lambda x: jnp.broadcast_to(x, (episodes, *jnp.shape(x)))
+    return _Loop(
+        time=jnp.int32(0),
+        alive=jnp.ones(episodes, bool),
+        state=state,
+        observation=observation,
+        memory=jax.tree.map(spread, memory),
+        episodes=Episodes(
+            returns=jnp.zeros(episodes),
+            lengths=jnp.zeros(episodes, jnp.int32),
+            terminated=jnp.zeros(episodes, bool),
+            observed=no_moments(environment.observation_shape),
+        ),
+    )
+
+
+def _settle(advance: Callable[[_Loop], _Loop], start: _Loop) -> _Loop:
+    """Give the start the dtypes of what follows: libraries are careless with them."""
+    after = jax.eval_shape(advance, start)
+    return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), start, after)
+
+
+@custom_vmap
+def _any_of_all(alive: Bool[Array, "..."]) -> Bool[Array, ""]:
+    """Whether any is true, over members too: under `vmap` all get one answer.
+
+    A loop condition that differs between members would make JAX keep, by a `select`
+    over the whole loop state at every step, the state of members that have ended.
+    Here ended episodes are masked anyway, so one condition for all is enough.
+    """
+    return jnp.any(alive)
+
+
+@_any_of_all.def_vmap
+def _(axis_size, in_batched, alive):
+    del axis_size, in_batched
+    return _any_of_all(alive), False

@@ -1,0 +1,233 @@
+"""Reinforcement learning as a task: fitness is the return of whole episodes."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from eggroll.errors import UserError
+from eggroll.task import Task
+from tasks.control.environment import Environment, make
+from tasks.control.networks import Network
+from tasks.control.normalisation import (
+    Moments,
+    merge,
+    merge_all,
+    no_moments,
+    normalise,
+)
+from tasks.control.policy import ActionHead, Squash
+from tasks.control.rollout import Episodes, rollout
+
+
+# Returns at which an environment counts as solved, for the plots.
+SOLVED = MappingProxyType(
+    {
+        "gymnax/CartPole-v1": 475.0,
+        "gymnax/Acrobot-v1": -100.0,
+        "gymnax/Pendulum-v1": -200.0,
+    }
+)
+
+
+class Data(NamedTuple):
+    """What all members read in one step.
+
+    Attributes:
+        observed: moments of the observations of all generations before.
+        key: decides the episodes if all members shall have the same.
+        step_limit: steps after which an episode is truncated.
+    """
+
+    observed: Moments
+    key: PRNGKeyArray
+    step_limit: Int[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Control(Task):
+    """Maximise the return of an environment's episodes.
+
+    Fitness is the mean undiscounted return of a member's episodes, in the
+    environment's own unit of reward; its best value and that of a random policy
+    are the environment's too (CartPole-v1: best 500, random about 22).
+    A non-finite reward makes the member's fitness non-finite, and so void.
+
+    Attributes:
+        environment: `library/name`, `package.module:Class`, or an environment itself.
+        environment_options: passed on to the environment.
+        episodes: episodes per member and step.
+        seeds: who meets the same initial states and chances in one step: the two
+            members of a `pair`, the whole `population`, or no two members at all.
+        network: `mlp`, `gru`, `conv`, or `package.module:Class`.
+        hidden: width of each hidden layer.
+        activation: a name from `models.activations.ACTIVATIONS`.
+        deterministic: whether the policy takes its likeliest action or draws one.
+        squash: how continuous actions keep to their bounds, `tanh` or `clip`.
+        normalise_observations: whether to scale observations by the running mean
+            and variance of all that the population has seen. Validation reads
+            these statistics and leaves them as they are.
+        max_steps: steps after which an episode is truncated; by default (and at
+            most) the environment's own limit.
+        max_steps_start: the limit at step 0, if it shall rise to `max_steps`;
+        max_steps_ramp: in that many steps, linearly.
+        evaluation_episodes: episodes of the unperturbed policy per validation.
+    """
+
+    environment: str | Environment = "gymnax/CartPole-v1"
+    environment_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    episodes: int = 1
+    seeds: Literal["pair", "population", "member"] = "pair"
+    network: str = "mlp"
+    hidden: Sequence[int] = (64, 64)
+    activation: str = "tanh"
+    deterministic: bool = True
+    squash: Squash = "tanh"
+    normalise_observations: bool = False
+    max_steps: int | None = None
+    max_steps_start: int | None = None
+    max_steps_ramp: int = 0
+    evaluation_episodes: int = 128
+
+    samples = "frames"
+
+    def __post_init__(self):
+        for name in ("episodes", "evaluation_episodes", "max_steps", "max_steps_start"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}.")
+        if self.seeds not in ("pair", "population", "member"):
+            raise UserError(
+                f"seeds must be 'pair', 'population' or 'member', got {self.seeds!r}."
+            )
+        self.policy.check()  # a misspelt name is refused now, not at the first step
+
+    @functools.cached_property
+    def env(self) -> Environment:
+        """The environment itself."""
+        if isinstance(self.environment, str):
+            return make(self.environment, **self.environment_options)
+        return self.environment
+
+    @functools.cached_property
+    def head(self) -> ActionHead:
+        """How outputs become actions."""
+        space = self.env.action_space
+        return ActionHead(space, self.deterministic, self.squash)
+
+    @functools.cached_property
+    def policy(self) -> Network:
+        """The network that reads observations."""
+        return Network(
+            self.network,
+            self.env.observation_shape,
+            self.head.outputs,
+            hidden=self.hidden,
+            activation=self.activation,
+        )
+
+    @property
+    def reference(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self,
+    ) -> Mapping[str, float]:
+        """Returns worth a line in a plot."""
+        name = self.env.name
+        return {"solved": SOLVED[name]} if name in SOLVED else {}
+
+    def init(self, key: PRNGKeyArray) -> PyTree:
+        return self.policy.init(key)
+
+    def initial_state(self) -> Moments:
+        return no_moments(self.env.observation_shape)
+
+    def initial_carry(self, population: int) -> PyTree:
+        """Number the members, if each shall have its own episodes."""
+        return jnp.arange(population) if self.seeds == "member" else ()
+
+    def batch(self, state: Moments, step: int, key: PRNGKeyArray) -> Data:
+        return Data(state, key, self._step_limit(step))
+
+    def evaluate(
+        self, params: PyTree, data: Data, carry: PyTree, key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], PyTree, dict[str, Any]]:
+        if self.seeds == "population":
+            key = data.key
+        elif self.seeds == "member":
+            key = jax.random.fold_in(key, carry)
+        episodes = self._episodes(
+            params,
+            data.observed,
+            key,
+            episodes=self.episodes,
+            step_limit=data.step_limit,
+            observe=self.normalise_observations,
+        )
+        fitness = jnp.mean(episodes.returns)
+        aux: dict[str, Any] = {
+            "steps": jnp.sum(episodes.lengths),
+            "metrics": {"episode_length": jnp.mean(episodes.lengths)},
+        }
+        if self.normalise_observations:
+            aux["observed"] = episodes.observed
+        return fitness, carry, aux
+
+    def update_state(self, state: Moments, aux: dict[str, Any]) -> Moments:
+        """Add what this generation has observed to what was observed before."""
+        if not self.normalise_observations:
+            return state
+        return merge(state, merge_all(aux["observed"]))
+
+    def validate(
+        self, params: PyTree, state: Moments, key: PRNGKeyArray
+    ) -> dict[str, float]:
+        """Return the mean return of the unperturbed policy and its standard error.
+
+        Episodes without a finite return are left out of the mean and counted.
+        """
+        episodes = jax.device_get(self._validation(params, state, key))
+        finite = episodes.returns[np.isfinite(episodes.returns)]
+        spread = np.std(finite, ddof=1) if finite.size > 1 else np.nan
+        metrics = {
+            "return": float(np.mean(finite)) if finite.size else float("nan"),
+            "return_sem": float(spread / np.sqrt(max(finite.size, 1))),
+            "episode_length": float(np.mean(episodes.lengths)),
+            "terminated": float(np.mean(episodes.terminated)),
+        }
+        if broken := episodes.returns.size - finite.size:
+            metrics["non_finite_episodes"] = float(broken)
+        return metrics
+
+    @functools.cached_property
+    def _validation(self):
+        return jax.jit(
+            functools.partial(self._episodes, episodes=self.evaluation_episodes)
+        )
+
+    def _episodes(
+        self, params: PyTree, observed: Moments, key: PRNGKeyArray, **options: Any
+    ) -> Episodes:
+        """Run episodes of one policy."""
+
+        def act(observation, memory, key, legal):
+            if self.normalise_observations:
+                observation = normalise(observation, observed)
+            outputs, memory = self.policy(params, observation, memory)
+            return self.head.act(outputs, key, legal), memory
+
+        options = {"step_limit": self.max_steps, **options}
+        memory = self.policy.memory
+        return rollout(self.env, act, key, memory=memory, **options)
+
+    def _step_limit(self, step: int) -> Int[Array, ""]:
+        limit = self.max_steps or self.env.step_limit
+        if self.max_steps_start is None:
+            return jnp.int32(limit)
+        share = min(step / max(self.max_steps_ramp, 1), 1.0)
+        start = self.max_steps_start
+        return jnp.int32(round(start + share * (limit - start)))
