@@ -1,0 +1,9 @@
+"""`python -m eggroll`, the same as the command `eggroll`."""
+
+import sys
+
+from eggroll.cli import main
+
+
+if __name__ == "__main__":
+    sys.exit(main())

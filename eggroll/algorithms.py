@@ -1,0 +1,182 @@
+"""Ways to learn, each a pair of pure functions over one state.
+
+`eggroll` and `openes` are one code path that differs in the rank of the perturbations;
+`backprop` is the baseline for tasks whose fitness has a true gradient. A task may offer
+others; what they keep between steps is theirs, in `State.opt_state`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from eggroll import build, diagnostics
+from eggroll.config import Config
+from eggroll.errors import UserError
+from eggroll.state import Purpose, State, key_for
+from eggroll.task import Task, rows
+from eggroll.typed import unknown
+
+
+Metrics = dict[str, Array]
+
+
+class Algorithm(NamedTuple):
+    """A pair of pure functions, and how many evaluations a step makes.
+
+    Attributes:
+        init: `params -> opt_state`.
+        step: `(state, data) -> (state, metrics)`; compiles itself. The metrics are
+            scalars; `samples` says what the step consumed, and `fitness/nonfinite` the
+            share of evaluations that failed.
+        members: Evaluations a step, each with its carry.
+        trial: The part of `step` that can be traced before a run, to find mistakes.
+    """
+
+    init: Callable[[PyTree], PyTree]
+    step: Callable[[State, PyTree], tuple[State, Metrics]]
+    members: int
+    trial: Callable[[State, PyTree], Any]
+
+
+def find(task: Task, config: Config) -> Algorithm:
+    """The algorithm that the settings name."""
+    known = {**ALGORITHMS, **task.algorithms}
+    if config.algorithm not in known:
+        raise unknown("algorithm", config.algorithm, known)
+    return known[config.algorithm](task, config)
+
+
+def low_rank(task: Task, config: Config) -> Algorithm:
+    """Evolution with low-rank perturbations."""
+    return _evolution(task, config, rank=config.strategy.rank)
+
+
+def full_rank(task: Task, config: Config) -> Algorithm:
+    """Evolution with full-rank perturbations (OpenAI-ES).
+
+    References:
+        Salimans et al., Evolution Strategies as a Scalable Alternative to Reinforcement
+        Learning, 2017, https://arxiv.org/abs/1703.03864.
+    """
+    return _evolution(task, config, rank=None)
+
+
+def backprop(task: Task, config: Config) -> Algorithm:
+    """The true gradient of the unperturbed parameters' fitness."""
+    if not task.differentiable:
+        raise UserError(
+            f"algorithm: the fitness of {type(task).__name__} has no true gradient for "
+            "'backprop' to follow: choose 'eggroll' or 'openes'"
+        )
+    optimizer = build.optimizer(config)
+    key = jax.random.key(config.seed)
+    members = rows(task.batch(task.initial_state(), 0, key), task.data_axes)
+
+    def loss(params, state: State, data: PyTree) -> tuple[Array, tuple]:
+        keys = jax.random.split(key_for(state.key, Purpose.NOISE, state.step), members)
+        evaluate = jax.vmap(task.evaluate, in_axes=(None, task.data_axes, 0, 0))
+        fitness, carry, aux = evaluate(params, data, state.carry, keys)
+        return -jnp.mean(fitness), (fitness, carry, aux)
+
+    @jax.jit
+    def step(state: State, data: PyTree) -> tuple[State, Metrics]:
+        gradient = jax.grad(loss, has_aux=True)
+        grads, (fitness, carry, aux) = gradient(state.params, state, data)
+        metrics = diagnostics.of_population(fitness, aux)
+        return _update(task, optimizer, state, grads, carry, aux, metrics)
+
+    return Algorithm(optimizer.init, step, members, trial=step)
+
+
+def _evolution(task: Task, config: Config, *, rank: int | None) -> Algorithm:
+    strategy, optimizer = build.strategy(config, rank=rank), build.optimizer(config)
+
+    def member(params, data, carry, *, key):
+        return task.evaluate(params, data, carry, key)
+
+    population = strategy.population(member, in_axes=(task.data_axes, 0))
+
+    def ask(state: State, data: PyTree) -> tuple:
+        noise = key_for(state.key, Purpose.NOISE)  # the strategy folds in the step
+        return population(state.params, noise, data, state.carry, step=state.step)
+
+    def tell(
+        state: State,
+        generation: PyTree,
+        fitness: Float[Array, " population"],
+        carry: PyTree,
+        aux: dict[str, Any],
+    ) -> tuple[State, Metrics]:
+        gradient = lambda fitness: strategy.gradient(generation, fitness)
+        metrics = diagnostics.of_population(fitness, aux)
+        if config.diagnose_every:
+            metrics["gradient/agreement"] = jax.lax.cond(
+                state.step % config.diagnose_every == 0,
+                lambda: diagnostics.agreement(gradient, fitness),
+                lambda: jnp.float32(jnp.nan),  # not measured: left out of the log
+            )
+        grads = gradient(fitness)
+        return _update(task, optimizer, state, grads, carry, aux, metrics)
+
+    @jax.jit
+    def step(state: State, data: PyTree) -> tuple[State, Metrics]:
+        (fitness, carry, aux), generation = ask(state, data)
+        return tell(state, generation, fitness, carry, aux)
+
+    members = config.strategy.population
+    if task.score is None:
+        return Algorithm(optimizer.init, step, members, trial=step)
+    scored = _scored_on_host(task, jax.jit(ask), jax.jit(tell))
+    return Algorithm(optimizer.init, scored, members, trial=ask)
+
+
+def _scored_on_host(task: Task, ask: Callable, tell: Callable) -> Callable:
+    """A step whose fitness is computed outside JAX, between its two halves."""
+    assert task.score is not None
+
+    def step(state: State, data: PyTree) -> tuple[State, Metrics]:
+        (fitness, carry, aux), generation = ask(state, data)
+        scores = np.asarray(task.score(jax.device_get(aux), data))
+        if scores.shape != fitness.shape:
+            raise UserError(
+                f"{type(task).__name__}: score: expected one fitness for each member, "
+                f"shape {fitness.shape}, got {scores.shape}"
+            )
+        return tell(state, generation, scores.astype(np.float32), carry, aux)
+
+    return step
+
+
+def _update(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    grads: PyTree,
+    carry: PyTree,
+    aux: dict[str, Any],
+    metrics: Metrics,
+) -> tuple[State, Metrics]:
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics |= diagnostics.of_update(state.params, params, updates, grads)
+    new = State(
+        params=params,
+        opt_state=opt_state,
+        step=state.step + 1,
+        key=state.key,
+        task=task.update_state(state.task, aux),
+        carry=carry,
+    )
+    return new, metrics
+
+
+ALGORITHMS: dict[str, Callable[[Task, Config], Algorithm]] = {
+    "eggroll": low_rank,
+    "openes": full_rank,
+    "backprop": backprop,
+}

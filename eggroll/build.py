@@ -1,0 +1,107 @@
+"""From settings to the objects they describe."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+import eggroll
+from eggroll import named
+from eggroll.config import Choice, Config, Schedule
+from eggroll.errors import UserError
+from eggroll.task import Task
+
+
+@contextlib.contextmanager
+def blaming(setting: str) -> Iterator[None]:
+    """Turns a `ValueError` about values into one about the setting they came from."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{setting}: {error}") from error
+
+
+def schedule(setting: Schedule) -> float | optax.Schedule:
+    """The number, or the function from step to number."""
+    start, end, steps = setting.start, setting.end, setting.steps
+    if end is None or steps is None:
+        return start
+    if setting.kind == "linear":
+        return optax.linear_schedule(start, end, steps)
+    if setting.kind == "exponential":
+        return optax.exponential_decay(start, steps, end / start, end_value=end)
+    return optax.schedules.cosine_decay_schedule(start, steps, alpha=end / start)
+
+
+def task(config: Config) -> Task:
+    """The task, made from its class and its fields."""
+    cls = named.locate_dataclass(config.task.path)
+    with blaming("task"):
+        return cls(**config.task.options)
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """Optax's optimiser, with a float32 master copy where parameters are shorter."""
+    setting = config.optimizer
+    function = named.locate_function(optax, "optimiser in optax", setting.name)
+    with blaming("optimizer"):
+        made = function(schedule(setting.learning_rate), **setting.options)
+    if not isinstance(made, optax.GradientTransformation):
+        raise UserError(
+            f"optimizer.name: expected an optimiser of optax, got {setting.name!r}"
+        )
+    return eggroll.with_master_weights(made) if config.precision == "bfloat16" else made
+
+
+def precise(config: Config, params: PyTree) -> PyTree:
+    """The parameters in the precision that the settings ask for."""
+    dtype = jnp.dtype(config.precision)
+
+    def cast(leaf: Any) -> Any:
+        leaf = jnp.asarray(leaf)
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(cast, params) if config.precision != "float32" else params
+
+
+def mesh(config: Config) -> Mesh:
+    """The devices over which the population is spread."""
+    devices = jax.devices()
+    if config.devices is not None and not 1 <= config.devices <= len(devices):
+        raise UserError(
+            f"devices: expected 1 to {len(devices)}, as there are, got {config.devices}"
+        )
+    return eggroll.population_mesh(devices[: config.devices])
+
+
+def strategy(config: Config, *, rank: int | None) -> "eggroll.EvolutionStrategy":
+    """The evolution strategy, of a rank or (None) with full-rank perturbations."""
+    setting = config.strategy
+    rules = {
+        pattern: _named(eggroll, f"strategy.rules.{pattern}", choice)
+        for pattern, choice in setting.rules.items()
+    }
+    shaping = _named(eggroll.shaping, "strategy.shaping", setting.shaping)
+    with blaming("strategy"):
+        return eggroll.EvolutionStrategy(
+            population=setting.population,
+            sigma=schedule(setting.sigma),
+            rank=rank,
+            noise=setting.noise,
+            antithetic=setting.antithetic,
+            reuse=setting.reuse,
+            shaping=shaping,
+            rules=rules,
+            chunk=setting.chunk,
+            mesh=mesh(config),
+        )
+
+
+def _named(module: Any, where: str, choice: Choice) -> Callable: ...

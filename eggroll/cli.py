@@ -1,0 +1,145 @@
+"""The command line: `eggroll train`, `eval`, `plot`, `compare` and `info`.
+
+Mistakes that the user can mend are told in one line and exit with 2; faults of the
+library keep their traceback. JAX is imported once a command runs, not for its help.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from eggroll.errors import UserError
+
+
+Overrides = list[tuple[str, str]]
+
+SETTINGS_HELP = """\
+Every setting of the file can be given here too, by its last name, or dotted where that
+is not unique: --population 8192 --sigma 0.1 --optimizer sgd --optimizer.b1 0.95
+`eggroll info CONFIG` lists them all.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # The tasks and models of a clone are found although only `eggroll` is installed.
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        arguments, overrides = _split(arguments)
+        options = _parser().parse_args(arguments)
+        return options.run(options, overrides)
+    except (UserError, OSError) as error:
+        print(f"eggroll: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("eggroll: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _split(arguments: list[str]) -> tuple[list[str], Overrides]:
+    """Parts the settings (`--name value`, `--name=value`) from the command's own."""
+    if not arguments or arguments[0] not in ("train", "info"):
+        return arguments, []
+    own, overrides, rest = [], [], iter(arguments)
+    for word in rest:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name in ("help", "resume"):
+            own.append(word)
+            continue
+        value = value if equals else next(rest, None)
+        if value is None or (value.startswith("--") and not equals):
+            raise UserError(f"--{name} needs a value: --{name} VALUE")
+        overrides.append((name, value))
+    return own, overrides
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="eggroll", description="Evolution strategies for any JAX model."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name, run, description, **more):
+        made = commands.add_parser(
+            name,
+            help=description,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **more,
+        )
+        made.set_defaults(run=run)
+        return made
+
+    train = command("train", _train, "start or resume a run", epilog=SETTINGS_HELP)
+    train.usage = "eggroll train (CONFIG | --resume RUN) [--SETTING VALUE ...]"
+    train.add_argument("config", metavar="CONFIG", nargs="?", help="a YAML file")
+    train.add_argument("--resume", metavar="RUN", help="go on with a run's directory")
+
+    info = command(
+        "info",
+        _info,
+        "tell what a config would run, and run nothing",
+        epilog=SETTINGS_HELP,
+    )
+    info.usage = "eggroll info CONFIG [--SETTING VALUE ...]"
+    info.add_argument("config", metavar="CONFIG", help="a YAML file")
+
+    evaluate = command("eval", _evaluate, "validate the parameters of a run afresh")
+    evaluate.add_argument("directory", metavar="RUN")
+    evaluate.add_argument("--step", type=int, help="of the checkpoint; the newest")
+    evaluate.add_argument("--seed", type=int, default=0, help="another validation; 0")
+
+    plot = command("plot", _plot, "draw the curve of each run")
+    plot.add_argument("directories", metavar="RUN", nargs="+")
+
+    compare = command("compare", _compare, "runs against time, samples and steps")
+    compare.add_argument("directories", metavar="RUN", nargs="+")
+    compare.add_argument(
+        "--output", type=Path, default=Path("compare.png"), help="compare.png"
+    )
+    return parser
+
+
+def _train(options: argparse.Namespace, overrides: Overrides) -> int:
+    if (options.config is None) == (options.resume is None):
+        raise UserError("train needs either a CONFIG, or --resume and a RUN")
+    from eggroll import commands
+
+    if options.resume is not None:
+        return commands.resume(options.resume, overrides, _say)
+    return commands.train(options.config, overrides, _say)
+
+
+def _info(options: argparse.Namespace, overrides: Overrides) -> int:
+    from eggroll import commands
+
+    return commands.info(options.config, overrides, _say)
+
+
+def _evaluate(options: argparse.Namespace, _: Overrides) -> int:
+    from eggroll import commands
+
+    return commands.evaluate(options.directory, options.step, options.seed, _say)
+
+
+def _plot(options: argparse.Namespace, _: Overrides) -> int:
+    from eggroll import commands
+
+    return commands.plot(options.directories, _say)
+
+
+def _compare(options: argparse.Namespace, _: Overrides) -> int:
+    from eggroll import commands
+
+    return commands.compare(options.directories, options.output, _say)
+
+
+def _say(text: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(text)  # does not tear a progress bar
+    sys.stdout.flush()

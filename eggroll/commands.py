@@ -1,0 +1,123 @@
+"""What the commands of the command line do, given a way to say things."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+
+from eggroll import (
+    build,
+    experiment as experiments,
+    metrics,
+    plotting,
+    run as runs,
+    settings,
+    training,
+    yamlfile,
+)
+from eggroll.check import validate
+from eggroll.checkpoint import Checkpoints
+from eggroll.config import plain
+from eggroll.experiment import Experiment
+from eggroll.run import Run
+from eggroll.state import Purpose, key_for
+from eggroll.training import Stop
+
+
+Say = Callable[[str], None]
+Overrides = Sequence[tuple[str, str]]
+
+
+def train(config: str, overrides: Overrides, say: Say) -> int:
+    """Starts a run; nothing is written before all is checked."""
+    loaded = settings.load(config, overrides, name=Path(config).stem)
+    experiment = experiments.prepare(loaded)
+    return _train(experiment, runs.create(loaded), say)
+
+
+def resume(directory: str, overrides: Overrides, say: Say) -> int:
+    """Goes on with a run, perhaps with another budget."""
+    run = runs.load(directory)
+    if overrides:
+        run = runs.change(run, overrides)
+    return _train(experiments.prepare(run.config), run, say)
+
+
+def evaluate(directory: str, step: int | None, seed: int, say: Say) -> int:
+    """Validates a run's parameters on seeds that no validation of its training used."""
+    run = runs.load(directory)
+    experiment = experiments.prepare(run.config)
+    checkpoints = Checkpoints(run.checkpoints)
+    restored = checkpoints.restore(experiments.initial_state(experiment), step)
+    for number, reason in restored.damaged.items():
+        say(f"checkpoint {number} is damaged and passed over: {reason}")
+    state = restored.state
+    key = key_for(state.key, Purpose.EVALUATE, seed)
+    say(f"{run.path} at step {restored.step}")
+    for name, value in validate(experiment.task, state.params, state.task, key).items():
+        say(f"  {name} {value:.6g}")
+    return 0
+
+
+def plot(directories: Sequence[str], say: Say) -> int:
+    """Draws the curve of each run anew."""
+    for directory in directories:
+        run = runs.load(directory)
+        say(str(plotting.curve(run, build.task(run.config))))
+    return 0
+
+
+def compare(directories: Sequence[str], output: Path, say: Say) -> int:
+    """Draws runs against each other, and tells where each got to."""
+    found = [runs.load(directory) for directory in directories]
+    tasks = [build.task(run.config) for run in found]
+    picture = plotting.comparison(found, tasks, output)
+    width = max(len(str(run.path)) for run in found)
+    say(
+        f"{'run':<{width}}  algorithm  {'step':>8} {'seconds':>9} {'samples':>11}  last"
+    )
+    for run in found:
+        rows = metrics.read(run.metrics)
+        headline = plotting.headline_of(rows)
+        last = [row for row in rows if headline in row][-1]
+        say(
+            f"{run.path!s:<{width}}  {run.config.algorithm:<9}  {last['step']:>8} "
+            f"{last['seconds']:>9.1f} {last['samples']:>11.4g}  "
+            f"{headline.removeprefix(plotting.PREFIX)} {last[headline]:.6g}"
+        )
+    say(str(picture))
+    return 0
+
+
+def info(config: str, overrides: Overrides, say: Say) -> int:
+    """Tells what a config would run; makes nothing but one batch of data."""
+    loaded = settings.load(config, overrides, name=Path(config).stem)
+    experiment = experiments.prepare(loaded)
+    say(yamlfile.dump(plain(loaded)))
+    params = jax.eval_shape(experiment.task.init, jax.random.key(0))
+    leaves = jax.tree.leaves(params)
+    say(f"{sum(leaf.size for leaf in leaves):,} parameters in {len(leaves)} arrays")
+    return 0
+
+
+def _train(experiment: Experiment, run: Run, say: Say) -> int:
+    outcome = training.train(experiment, run, report=say)
+    progress, validation = outcome.progress, outcome.validation
+    if outcome.stop is Stop.INTERRUPT:
+        assert outcome.signal is not None
+        step = int(outcome.state.step)
+        say(f"step {step} is saved; go on with: eggroll train --resume {run.path}")
+        return 128 + outcome.signal
+    name, value = next(iter(validation.items()))
+    say(
+        f"{name} {value:.6g}: {outcome.stop.value}, step {int(outcome.state.step)}, "
+        f"{progress.seconds:.1f} s of training ({progress.elapsed:.1f} s in all)"
+    )
+    say(f"curve: {run.curve}")
+    target = run.config.budget.target
+    if target is None or training.is_reached(
+        validation, target, experiment.task.maximise
+    ):
+        return 0
+    say(f"the target of {target:g} is missed")
+    return 1
