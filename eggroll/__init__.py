@@ -1,0 +1,23 @@
+"""Evolution strategies at nearly the price of inference, for any JAX model.
+
+The engine: `EvolutionStrategy` estimates gradients from the fitness of a population of
+perturbed models, and any optimiser of optax follows them. `perturbed` is the
+transformation beneath it, and `coverage` tells what it does to a model.
+"""
+
+from eggroll import shaping as shaping
+from eggroll.coverage import Coverage as Coverage, coverage as coverage
+from eggroll.lowrank import Perturbed as Perturbed, Shift as Shift
+from eggroll.plan import (
+    Rule as Rule,
+    frozen as frozen,
+    full_rank as full_rank,
+    low_rank as low_rank,
+)
+from eggroll.precision import with_master_weights as with_master_weights
+from eggroll.sharding import population_mesh as population_mesh
+from eggroll.strategy import (
+    EvolutionStrategy as EvolutionStrategy,
+    Generation as Generation,
+)
+from eggroll.transform import perturbed as perturbed

@@ -1,0 +1,291 @@
+"""The perturbed array: a weight plus a product of small factors, never written out.
+
+A matrix M perturbed by σ/√r A Bᵀ is kept as M, A and B, so that
+
+    x (M + σ/√r A Bᵀ) = x M + σ/√r (x A) Bᵀ        (arXiv 2511.16652, section 3)
+
+costs one matmul shared by the whole population and two thin products a member. The same
+form serves arrays of any number of dimensions: each factor has the dimensions of the
+weight, of size 1 where it does not vary, and behind them the rank:
+
+    perturbed = weight + scale · Σ_r  factor_1[..., r] · factor_2[..., r] · …
+
+Two factors that vary along complementary dimensions make a low-rank perturbation (along
+shared dimensions too: one matrix per layer of a stack); one factor that varies along all
+dimensions makes a full-rank one.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, Num, Shaped
+
+
+class Shift(NamedTuple):
+    """The scale of an integer perturbation: a sign and a division by a power of two.
+
+    Attributes:
+        sign: +1 or -1, for the two members of an antithetic pair.
+        bits: the perturbation is divided by 2**bits.
+        floor: 1 for the published arithmetic shift, which rounds down and so shifts both
+            members of a pair the same way; 0 for rounding to nearest, symmetric about 0.
+    """
+
+    sign: Int[Array, ""]
+    bits: Int[Array, ""] | int
+    floor: Int[Array, ""] | int = 0
+
+    def __call__(self, product: Int[Array, "*dims"]) -> Int[Array, "*dims"]:
+        """Returns sign · product / 2**bits, rounded."""
+        bits = jnp.asarray(self.bits, product.dtype)
+        sign = jnp.asarray(self.sign, product.dtype)
+        half = jnp.where(bits > 0, 1 << jnp.maximum(bits - 1, 0), 0).astype(
+            product.dtype
+        )
+        size = (jnp.abs(product) + half) >> bits
+        return jnp.where(
+            jnp.asarray(self.floor, bool),
+            (sign * product) >> bits,
+            sign * jnp.sign(product) * size,
+        )
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Perturbed:
+    """The array `weight + scale * sum_r prod_k factors[k][..., r]`, never written out.
+
+    Attributes:
+        weight: the unperturbed array, shape `dims`.
+        factors: arrays that broadcast to `(*dims, rank)`; small types are welcome
+            (int8 signs), as they are converted where they are used.
+        scale: a scalar, or a `Shift` for integer weights.
+        path: the name of the leaf this came from, for reports; None for what has been
+            computed from a leaf and is an activation now.
+    """
+
+    __array_ufunc__ = None  # so that NumPy arrays, too, leave `x @ self` to us
+
+    def __init__(
+        self,
+        weight: Shaped[Array, "*dims"],
+        factors: Sequence[Shaped[Array, "..."]],
+        scale: Float[Array, ""] | float | Shift = 1.0,
+        path: str | None = None,
+    ):
+        self.weight = weight
+        self.factors = tuple(factors)
+        self.scale = scale
+        self.path = path
+
+    @classmethod
+    def matrix(
+        cls,
+        weight: Num[Array, "*layers rows cols"],
+        left: Num[Array, "*layers rows rank"],
+        right: Num[Array, "*layers cols rank"],
+        scale: Float[Array, ""] | float | Shift = 1.0,
+    ) -> Self:
+        """Returns `weight + scale * left @ right.T`, the usual low-rank matrix."""
+        return cls(weight, (left[..., :, None, :], right[..., None, :, :]), scale)
+
+    def tree_flatten_with_keys(self) -> tuple[tuple, str | None]:
+        keys = (jax.tree_util.GetAttrKey(k) for k in ("weight", "factors", "scale"))
+        return tuple(zip(keys, (self.weight, self.factors, self.scale))), self.path
+
+    @classmethod
+    def tree_unflatten(cls, path: str | None, children: Any) -> Self:
+        return cls(*children, path=path)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.weight.shape
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.weight.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.weight.ndim
+
+    @property
+    def rank(self) -> int:
+        return self.factors[0].shape[-1]
+
+    def materialise(self) -> Shaped[Array, "*dims"]:
+        """Returns the perturbed array itself, in the weight's type.
+
+        Integers saturate at the ends of the symmetric range (-127 ... 127 for int8).
+        """
+        product = jnp.asarray(1, self.accumulator)
+        for factor in self.factors:
+            product = product * factor.astype(self.accumulator)
+        delta = jnp.sum(product, axis=-1, dtype=self.accumulator)
+        if isinstance(self.scale, Shift):
+            limit = jnp.iinfo(self.dtype).max
+            total = self.weight.astype(self.accumulator) + self.scale(delta)
+            return jnp.clip(total, -limit, limit).astype(self.dtype)
+        total = self.weight.astype(self.accumulator) + self.scale * delta
+        return total.astype(self.dtype)
+
+    @property
+    def accumulator(self) -> jnp.dtype:
+        """The type that products are summed in: float32 or wider, or int32."""
+        wide = jnp.int32 if jnp.issubdtype(self.dtype, jnp.integer) else jnp.float32
+        return jnp.promote_types(self.dtype, wide)
+
+    @property
+    def T(self) -> Self:
+        axes = tuple(reversed(range(self.ndim)))
+        factors = [jnp.transpose(f, (*axes, self.ndim)) for f in self.factors]
+        return self.replace(jnp.transpose(self.weight, axes), factors)
+
+    def replace(self, weight: Array, factors: Sequence[Array]) -> Self:
+        """Returns the same perturbation of another view of the weight."""
+        return type(self)(weight, factors, self.scale, self.path)
+
+    def __matmul__(self, other: Num[Array, "..."]) -> Num[Array, "..."]:
+        if self.ndim != 2:
+            raise ValueError(f"expected a perturbed matrix, got shape {self.shape}")
+        axis = max(other.ndim - 2, 0)
+        out = dot_general(other, self, (((axis,), (1,)), ((), ())))
+        return jnp.moveaxis(out, -1, axis)
+
+    def __rmatmul__(
+        self, other: Num[Array, "*batch rows"]
+    ) -> Num[Array, "*batch cols"]:
+        if self.ndim != 2:
+            raise ValueError(f"expected a perturbed matrix, got shape {self.shape}")
+        return dot_general(other, self, (((other.ndim - 1,), (0,)), ((), ())))
+
+    def __getitem__(self, index: Int[Array, "*batch"]) -> Shaped[Array, "..."]:
+        """Returns rows of the perturbed array: an embedding's lookup."""
+        take = [f[index] if f.shape[0] != 1 else f[0] for f in self.factors]
+        weight = self.weight[index]
+        shape = weight.shape
+        lifted = [f if f.ndim == weight.ndim + 1 else _lift(f, shape) for f in take]
+        return self.replace(weight, lifted).materialise()
+
+
+def _lift(factor: Array, shape: tuple[int, ...]) -> Array:
+    """Gives a factor the leading dimensions of size 1 that it lacks."""
+    missing = len(shape) + 1 - factor.ndim
+    return factor.reshape((1,) * missing + factor.shape)
+
+
+DotDims = tuple[
+    tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]
+]
+
+
+def dot_general(
+    x: Num[Array, "..."],
+    leaf: Perturbed,
+    dims: DotDims,
+    *,
+    precision: Any = None,
+    dtype: Any = None,
+) -> Num[Array, "..."]:
+    """Contracts `x` with a perturbed array, as `lax.dot_general` with `x` on the left.
+
+    Args:
+        x: an ordinary array.
+        leaf: the perturbed array on the right.
+        dims: `((x contracting, leaf contracting), (x batch, leaf batch))`.
+        precision: as in `lax.dot_general`.
+        dtype: the type of the result; sums are taken in `leaf.accumulator` at least.
+
+    Returns:
+        The product; dimensions: batch, then what is left of `x`, then of the leaf.
+    """
+    accumulator = leaf.accumulator
+    dtype = dtype or jnp.result_type(x.dtype, leaf.dtype)
+    base = lax.dot_general(
+        x, leaf.weight, dims, precision=precision, preferred_element_type=accumulator
+    )
+    return (base + _contract(x, leaf, dims, precision)).astype(dtype)
+
+
+def _contract(
+    x: Array, leaf: Perturbed, dims: DotDims, precision: Any
+) -> Num[Array, "..."]:
+    """The perturbation's part of a product: `x` meets one factor after the other."""
+    (x_contract, w_contract), (x_batch, w_batch) = dims
+    w_names = [f"w{i}" for i in range(leaf.ndim)]
+    x_names = [f"x{i}" for i in range(x.ndim)]
+    for i, j in zip((*x_contract, *x_batch), (*w_contract, *w_batch), strict=True):
+        x_names[i] = w_names[j]
+    out = [w_names[j] for j in w_batch]
+    out += [n for n in x_names if n.startswith("x")]
+    used = {*w_contract, *w_batch}
+    out += [n for j, n in enumerate(w_names) if j not in used]
+
+    factors = [_squeeze(f, w_names) for f in leaf.factors]
+    contracted = {w_names[j] for j in w_contract}
+    factors.sort(key=lambda f: -len(contracted & set(f[1])))
+    value, names = x, x_names
+    for k, (factor, factor_names) in enumerate(factors):
+        later = {n for _, f in factors[k + 1 :] for n in f}
+        keep = [n for n in out if n in {*names, *factor_names}]
+        keep += [n for n in later if n in {*names, *factor_names} and n not in out]
+        value = _product(
+            (value, names), (factor, factor_names), keep, leaf.accumulator, precision
+        )
+        names = keep
+        if k == 0 and not isinstance(leaf.scale, Shift):
+            value = value * leaf.scale  # while it is still thin
+    absent = [i for i, n in enumerate(out) if n not in names]
+    value = jnp.expand_dims(value, absent)
+    return leaf.scale(value) if isinstance(leaf.scale, Shift) else value
+
+
+def _squeeze(factor: Array, names: list[str]) -> tuple[Array, list[str]]:
+    """Drops a factor's dimensions of size 1, and names the others."""
+    names = [*names, "rank"]
+    kept = [i for i, size in enumerate(factor.shape) if size != 1]
+    return factor.reshape([factor.shape[i] for i in kept]), [names[i] for i in kept]
+
+
+def _product(
+    x: tuple[Array, list[str]],
+    factor: tuple[Array, list[str]],
+    out: list[str],
+    accumulator: jnp.dtype,
+    precision: Any,
+) -> Array:
+    """Multiplies two named arrays and sums over the names that `out` lacks.
+
+    A vector meets a vector as a sum of products, and what is not summed as a broadcast
+    product: compilers fuse those into their neighbours, where a batched `dot` of one
+    row each would be a kernel of its own.
+    """
+    (value, names), (array, array_names) = x, factor
+    summed = [n for n in dict.fromkeys([*names, *array_names]) if n not in out]
+    if not summed or (len(names) == len(summed) and len(array_names) == len(summed)):
+        wide = jnp.promote_types(value.dtype, accumulator)
+        aligned = [*out, *summed]
+        product = _align(value.astype(wide), names, aligned) * _align(
+            array.astype(wide), array_names, aligned
+        )
+        return jnp.sum(product, axis=tuple(range(len(out), len(aligned))), dtype=wide)
+    letters = {n: i for i, n in enumerate(dict.fromkeys([*names, *array_names]))}
+    wide = jnp.promote_types(value.dtype, accumulator)
+    return jnp.einsum(
+        value,
+        [letters[n] for n in names],
+        array.astype(value.dtype),
+        [letters[n] for n in array_names],
+        [letters[n] for n in out],
+        precision=precision,
+        preferred_element_type=wide,
+    )
+
+
+def _align(array: Array, names: list[str], target: list[str]) -> Array:
+    """Orders the dimensions of a named array as in `target`; size 1 where it has none."""
+    order = [names.index(n) for n in target if n in names]
+    array = jnp.transpose(array, order)
+    return jnp.expand_dims(array, [i for i, n in enumerate(target) if n not in names])

@@ -1,0 +1,267 @@
+"""Decides how each leaf of a model is perturbed, by looking at how the model uses it.
+
+A leaf that is contracted (a matmul, a convolution, an embedding's lookup) is a matrix:
+the contracted dimensions are its rows, the rest its columns, and dimensions that a loop
+or a batched product takes apart are a batch of independent matrices. A leaf that is only
+added or multiplied elementwise gets full-rank noise. Rules by path override.
+"""
+
+import dataclasses
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr
+
+from eggroll.lowrank import Perturbed
+from eggroll.transform import evaluate
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How a leaf is perturbed: see `low_rank`, `full_rank` and `frozen`.
+
+    Attributes:
+        rank: of the perturbation; None for full rank; 0 for a leaf that is not evolved.
+        sigma_scale: the leaf's sigma, as a multiple of the strategy's.
+    """
+
+    rank: int | None
+    sigma_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.sigma_scale > 0:
+            raise ValueError(
+                f"sigma_scale must be positive, got {self.sigma_scale}; "
+                f"use eggroll.frozen for a leaf that must not move"
+            )
+
+
+def low_rank(rank: int = 1, sigma_scale: float = 1.0) -> Rule:
+    """Perturbs a leaf by A Bᵀ / √rank (arXiv 2511.16652, section 3).
+
+    Raises:
+        ValueError: if `rank` is below 1 or `sigma_scale` is not positive.
+    """
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank}")
+    return Rule(rank, sigma_scale)
+
+
+def full_rank(sigma_scale: float = 1.0) -> Rule:
+    """Perturbs each element of a leaf independently, as OpenAI-ES does."""
+    return Rule(None, sigma_scale)
+
+
+frozen = Rule(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one leaf is perturbed.
+
+    Attributes:
+        path: the leaf's name in the parameters, such as "layers/0/kernel".
+        shape: of the leaf.
+        dtype: of the leaf, by name.
+        rule: the perturbation. Rank 0: none.
+        batch: dimensions along which everything is independent.
+        rows: dimensions of the left factor.
+        cols: dimensions of the right factor. Empty for full rank.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    rule: Rule
+    batch: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
+    cols: tuple[int, ...] = ()
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.rule.rank == 0
+
+    @property
+    def rank(self) -> int:
+        """The size of the factors' last dimension."""
+        return self.rule.rank if self.cols and self.rule.rank else 1
+
+    @property
+    def factor_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the factors: size 1 where one does not vary, the rank last."""
+        if self.is_frozen:
+            return ()
+        sides = (self.rows, self.cols) if self.cols else (range(len(self.shape)),)
+        return tuple(
+            tuple(
+                n if d in side or d in self.batch else 1
+                for d, n in enumerate(self.shape)
+            )
+            + (self.rank,)
+            for side in sides
+        )
+
+    @property
+    def values(self) -> int:
+        """How many random numbers perturb the leaf once."""
+        return sum(math.prod(s) for s in self.factor_shapes)
+
+
+def make_plan(
+    jaxpr: ClosedJaxpr,
+    params: Any,
+    default: Rule,
+    rules: Sequence[tuple[str, Rule]] = (),
+) -> tuple[Layout | None, ...]:
+    """Decides how each leaf of `params` is perturbed.
+
+    Args:
+        jaxpr: the model's trace; its first arguments are the array leaves of `params`.
+        params: the parameters.
+        default: the rule for contracted leaves that no pattern matches.
+        rules: `(pattern, rule)`; the first glob pattern that matches a path decides.
+
+    Returns:
+        One layout a leaf, in `jax.tree.leaves` order; None for what is no array.
+
+    Raises:
+        ValueError: if no leaf would be perturbed, or a pattern matches no leaf.
+    """
+    named = named_leaves(params)
+    _check_rules(rules, [path for path, _ in named])
+    uses = _record_uses(jaxpr, named)
+    plan = tuple(
+        _layout(path, leaf, _match(path, rules, default), uses.get(path), rules)
+        if is_array(leaf)
+        else None
+        for path, leaf in named
+    )
+    if all(x is None or x.is_frozen for x in plan):
+        kinds = {str(jnp.result_type(x)) for _, x in named if is_array(x)} or "none"
+        raise ValueError(
+            f"nothing to evolve: expected at least one floating-point leaf that is not "
+            f"frozen, got {len(named)} leaves of types {kinds}; check the parameters "
+            f"and the rules"
+        )
+    return plan
+
+
+def named_leaves(params: Any) -> list[tuple[str, Any]]:
+    """Returns the leaves of a pytree with their paths, such as "layers/0/kernel"."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    name = jax.tree_util.keystr
+    return [(name(p, simple=True, separator="/") or "params", x) for p, x in flat]
+
+
+def is_array(x: Any) -> bool:
+    """Whether a leaf is an array (and not a function or a string of a module)."""
+    return isinstance(x, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))
+
+
+def match_path(path: str, pattern: str) -> bool:
+    """Whether a glob pattern names a path; `**/x` names `x` at the top, too."""
+    return fnmatch.fnmatchcase(path, pattern) or (
+        pattern.startswith("**/") and fnmatch.fnmatchcase(path, pattern[3:])
+    )
+
+
+def _match(path: str, rules: Sequence[tuple[str, Rule]], default: Rule) -> Rule:
+    return next((rule for p, rule in rules if match_path(path, p)), default)
+
+
+def _check_rules(rules: Sequence[tuple[str, Rule]], paths: list[str]) -> None:
+    for pattern, _ in rules:
+        if not any(match_path(path, pattern) for path in paths):
+            raise ValueError(
+                f"the rule {pattern!r} matches no leaf; there are: {', '.join(paths)}"
+            )
+
+
+@dataclasses.dataclass
+class _Uses:
+    batch: set[int] = dataclasses.field(default_factory=set)
+    contracted: list[frozenset[int]] = dataclasses.field(default_factory=list)
+
+
+def _record_uses(jaxpr: ClosedJaxpr, named: list[tuple[str, Any]]) -> dict[str, _Uses]:
+    """Evaluates the model abstractly on probes, to see what becomes of each dimension.
+
+    A probe is a perturbed array with one factor a dimension of the leaf: wherever an
+    operation takes it, the factors that vary along a dimension say where it comes from.
+    """
+    uses: dict[str, _Uses] = {}
+
+    def observe(event: str, leaf: Perturbed, primitive: str, dims: Any) -> None:
+        if leaf.path is None:
+            return
+        origin = {
+            k for k, f in enumerate(leaf.factors) for d in dims if f.shape[d] != 1
+        }
+        seen = uses.setdefault(leaf.path, _Uses())
+        if event == "batch":
+            seen.batch |= origin
+        elif event == "contract" and origin:
+            seen.contracted.append(frozenset(origin))
+
+    def probe(path: str, leaf: Any) -> Any:
+        if not _is_floating(leaf) or not leaf.ndim:
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        factors = [
+            jnp.zeros([n if d == k else 1 for d, n in enumerate(leaf.shape)] + [1])
+            for k in range(leaf.ndim)
+        ]
+        weight = jnp.zeros(leaf.shape, leaf.dtype)
+        return Perturbed(weight, factors, jnp.float32(1), path)
+
+    def run() -> Any:
+        probes = [probe(path, x) for path, x in named if is_array(x)]
+        rest = [
+            jnp.zeros(v.aval.shape, v.aval.dtype)
+            for v in jaxpr.jaxpr.invars[len(probes) :]
+        ]
+        return evaluate(jaxpr, [*probes, *rest], observe)
+
+    jax.eval_shape(run)
+    return uses
+
+
+def _is_floating(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _layout(
+    path: str,
+    leaf: Any,
+    rule: Rule,
+    uses: _Uses | None,
+    rules: Sequence[tuple[str, Rule]],
+) -> Layout:
+    named = (path, tuple(leaf.shape), str(leaf.dtype))
+    if not _is_floating(leaf) or not math.prod(leaf.shape):
+        return Layout(*named, frozen)
+    if rule.rank is None or rule.rank == 0:
+        return Layout(*named, rule)
+    forced = any(match_path(path, p) for p, _ in rules)
+    batch = tuple(sorted(uses.batch)) if uses else ()
+    inner = [d for d in range(leaf.ndim) if d not in batch]
+    rows = (
+        next((c - {*batch} for c in uses.contracted if c - {*batch}), None)
+        if uses
+        else None
+    )
+    if rows is None and forced:
+        rows = set(inner[:-1])
+    rows = tuple(d for d in inner if d in (rows or ()))
+    cols = tuple(d for d in inner if d not in rows)
+    if min(_size(leaf, rows), _size(leaf, cols)) == 1:
+        return Layout(*named, dataclasses.replace(rule, rank=None))
+    return Layout(*named, rule, batch, rows, cols)
+
+
+def _size(leaf: Any, dims: Sequence[int]) -> int:
+    return math.prod(leaf.shape[d] for d in dims)

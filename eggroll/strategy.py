@@ -1,0 +1,371 @@
+"""Evolution strategies as an optimiser: a population in, an estimate of the gradient out.
+
+    J(M) = E[f(M + σE)],      ∇J ≈ 1/(Nσ) Σ_i f_i E_i
+
+`EvolutionStrategy` is a frozen description and its methods are pure functions. What
+noise a generation used is told by a small `Generation`, from which it is drawn again.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from eggroll import memory, sharding, shaping as shapings, update
+from eggroll.evaluation import (
+    Members,
+    Trace,
+    draw,
+    evaluate_members,
+    factor_scale,
+    perturb,
+    trace,
+)
+from eggroll.noise import DISTRIBUTIONS, Noise, generation_key, member_key
+from eggroll.plan import Layout, Rule, is_array, make_plan
+from eggroll.transform import ignore, refuse
+
+
+@jax.tree_util.register_pytree_node_class
+class Generation:
+    """What noise one generation used: enough to draw it again.
+
+    Attributes:
+        key: the base key.
+        step: number of the generation.
+        plan: how each leaf of the parameters is perturbed; None for what is no array.
+        tree: the structure of the parameters.
+    """
+
+    def __init__(
+        self,
+        key: PRNGKeyArray,
+        step: Int[Array, ""] | int,
+        plan: tuple[Layout | None, ...],
+        tree: Any,
+    ):
+        self.key, self.step, self.plan, self.tree = key, step, plan, tree
+
+    @property
+    def layouts(self) -> list[Layout]:
+        """The plan of the leaves that are arrays."""
+        return [x for x in self.plan if x is not None]
+
+    def tree_flatten(self) -> tuple[tuple, tuple]:
+        return (self.key, self.step), (self.plan, self.tree)
+
+    @classmethod
+    def tree_unflatten(cls, static: tuple, children: tuple) -> "Generation":
+        return cls(*children, *static)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvolutionStrategy:
+    """Low-rank (EGGROLL) and full-rank (OpenAI-ES) evolution strategies.
+
+    Attributes:
+        population: members N that a generation evaluates; even with antithetic pairs.
+        sigma: standard deviation of each weight's perturbation, for any rank; or a
+            function from step to it, such as an optax schedule.
+        rank: of each matrix's perturbation A Bᵀ/√rank; None for full rank.
+        noise: distribution of the factors' entries: "rademacher" (±1) or "gaussian".
+        antithetic: members 2p and 2p+1 use the same noise with opposite signs.
+        reuse: for how many steps in a row the noise stays the same.
+        shaping: from raw fitness to weights; see `eggroll.shaping`.
+        rules: by path pattern, how a leaf is perturbed: `low_rank`, `full_rank`,
+            `frozen`. The first match decides.
+        chunk: members evaluated at once on a device; None plans it from `memory`.
+        memory: bytes of each device that a population may take; None for a quarter.
+        mesh: spreads the population over its axis "population"; None: one device.
+        strict: refuse a model that needs a low-rank leaf written out.
+
+    Raises:
+        ValueError: for a setting that cannot work; the message says what can.
+
+    References:
+        "Evolution Strategies at the Hyperscale", arXiv 2511.16652 (low rank);
+        Salimans et al., arXiv 1703.03864 (full rank).
+    """
+
+    population: int
+    sigma: float | Callable[[Any], Any]
+    rank: int | None = 1
+    noise: Noise = "rademacher"
+    antithetic: bool = True
+    reuse: int = 1
+    shaping: shapings.Shaping = shapings.zscore
+    rules: Mapping[str, Rule] = dataclasses.field(default_factory=dict)
+    chunk: int | None = None
+    memory: int | None = None
+    mesh: Mesh | None = None
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def value_and_grad(
+        self,
+        fitness: Callable | None = None,
+        *,
+        loss: Callable | None = None,
+        in_axes: Any = None,
+        has_aux: bool = False,
+    ) -> Callable[..., tuple[Any, PyTree]]:
+        """Stands where `jax.value_and_grad` stood.
+
+        Args:
+            fitness: `fitness(params, *args)` returns one number, higher is better. If
+                it has a parameter named `key`, it is given one: the same for the two
+                members of a pair, new each step.
+            loss: instead of `fitness`: lower is better.
+            in_axes: for each argument after `params`, None if all members share it, or
+                0 if it has a row a member (or a row for each group of consecutive
+                members); a tuple, or one for all, and pytree prefixes as in `jax.vmap`.
+            has_aux: the function returns `(number, aux)`.
+
+        Returns:
+            `run(params, key, *args, step=0) -> (value, grads)`, or with `has_aux`
+            `((value, aux), grads)`. `value` is the mean over the members that did not
+            fail; `grads` estimate the gradient of *minus* the mean (shaped) fitness, so
+            that optax's optimisers descend; `aux` has a leading member dimension. With
+            the same `key`, different steps draw different noise.
+
+        Raises:
+            ValueError: unless exactly one of `fitness` and `loss` is given; when run,
+                if the result is no scalar.
+        """
+        if (fitness is None) == (loss is None):
+            raise ValueError("give either fitness= (higher is better) or loss=")
+        fn = fitness or loss
+        ask = self.ask(fn, in_axes=in_axes)
+
+        def run(params: PyTree, key: PRNGKeyArray, *args: Any, step: Any = 0) -> Any:
+            out, generation = ask(params, key, *args, step=step)
+            raw, aux = out if has_aux else (out, None)
+            raw = _scalar_per_member(raw, self.population)
+            grads = self.gradient(generation, raw if loss is None else -raw)
+            value = jnp.nanmean(jnp.where(jnp.isfinite(raw), raw, jnp.nan))
+            return ((value, aux) if has_aux else value), grads
+
+        return run
+
+    def ask(
+        self, apply: Callable, *, in_axes: Any = None
+    ) -> Callable[..., tuple[PyTree, Generation]]:
+        """Evaluates a function on every member; scoring is up to the caller.
+
+        Args:
+            apply: `apply(params, *args)` returns a pytree of arrays; given a `key` as in
+                `value_and_grad`.
+            in_axes: as in `value_and_grad`.
+
+        Returns:
+            `run(params, key, *args, step=0) -> (outputs, generation)`: the outputs of
+            all members, with a leading member dimension, and what `gradient` needs to
+            know to draw the same noise again.
+        """
+
+        def run(params: PyTree, key: PRNGKeyArray, *args: Any, step: Any = 0) -> Any:
+            traced = trace(apply, params, args, in_axes, self.population)
+            rules = tuple(self.rules.items())
+            plan = make_plan(traced.jaxpr, params, Rule(self.rank), rules)
+            tree = jax.tree.structure(params)
+            generation = Generation(key, jnp.asarray(step), plan, tree)
+            outputs = self._evaluate(traced, generation)
+            return jax.tree.unflatten(traced.out_tree, outputs), generation
+
+        return run
+
+    def gradient(
+        self, generation: Generation, fitness: Float[Array, " population"]
+    ) -> PyTree:
+        """Estimates the gradient of minus the mean fitness from the members' fitness.
+
+        -1/(Nσ) Σ_i w_i E_i with w the shaped fitness (paper, equation 6, with its 1/σ).
+
+        Args:
+            generation: from `ask`.
+            fitness: one number a member, however it was found. Members whose fitness is
+                not finite (and the partners of such) count for nothing.
+
+        Returns:
+            A pytree like the parameters: float32 for shorter floating-point types, zeros
+            for frozen leaves, None for what is no array.
+
+        Raises:
+            ValueError: if `fitness` has not one number a member.
+        """
+        fitness = _scalar_per_member(jnp.asarray(fitness), self.population)
+        weights = shapings.apply(self.shaping, fitness, antithetic=self.antithetic)
+        return self.combine(generation, weights)
+
+    def combine(
+        self, generation: Generation, weights: Float[Array, " population"]
+    ) -> PyTree:
+        """Returns -1/(Nσ) Σ_i w_i E_i for weights that are shaped already."""
+        if self.antithetic:
+            weights = weights[0::2] - weights[1::2]
+        key = generation_key(generation.key, generation.step, self.reuse)
+        layouts = generation.layouts
+        chunk = self.update_chunk(layouts)
+
+        def local(key: PRNGKeyArray, rows: tuple[Array, Array]) -> list[Any]:
+            def part(rows: tuple[Array, Array], counts: Array) -> list[Any]:
+                pairs, w = rows
+                return update.weighted_sum(layouts, key, self.noise, pairs, w * counts)
+
+            return sharding.sum_chunks(part, rows, chunk)
+
+        rows = (jnp.arange(weights.shape[0]), weights)
+        sums = sharding.spread(local, self.mesh, reduce=True)(key, rows)
+        sigma = self._sigma(generation.step)
+        grads = iter(
+            _scaled(total, layout, self.noise, self.population * sigma)
+            for total, layout in zip(sums, layouts, strict=True)
+        )
+        leaves = [None if x is None else next(grads) for x in generation.plan]
+        return jax.tree.unflatten(generation.tree, leaves)
+
+    def member(
+        self, generation: Generation, params: PyTree, index: Int[Array, ""] | int
+    ) -> PyTree:
+        """Returns the parameters of one member, written out: to inspect or export it."""
+        drawn = self._draw(generation, jnp.atleast_1d(jnp.asarray(index)))
+        arrays = [x for x in jax.tree.leaves(params) if is_array(x)]
+        one = perturb(arrays, generation.layouts, jax.tree.map(lambda x: x[0], drawn))
+        written = iter(x if isinstance(x, jax.Array) else x.materialise() for x in one)
+        leaves = [next(written) if is_array(x) else x for x in jax.tree.leaves(params)]
+        return jax.tree.unflatten(generation.tree, leaves)
+
+    def evaluation_chunk(self, traced: Trace, layouts: list[Layout]) -> int:
+        """How many members a device evaluates at once."""
+        bytes_each = memory.member_bytes(traced.jaxpr, layouts)
+        return self._chunk(bytes_each, 2 if self.antithetic else 1)
+
+    def update_chunk(self, layouts: list[Layout]) -> int:
+        """How many pairs (without pairs: members) a device redraws at once."""
+        members = self._chunk(memory.noise_bytes(layouts), 1)
+        return max(1, members // 2) if self.antithetic and self.chunk else members
+
+    def _chunk(self, bytes_each: int, multiple: int) -> int:
+        if self.chunk is not None:
+            chunk = self.chunk
+        else:
+            chunk = memory.rows_within(self.memory or memory.budget(), bytes_each)
+        return chunk // multiple * multiple if chunk > multiple else chunk
+
+    def _evaluate(self, traced: Trace, generation: Generation) -> list[Array]:
+        layouts, size = generation.layouts, self.population
+        chunk = self.evaluation_chunk(traced, layouts)
+        is_row = [
+            m and x.shape[0] == size
+            for x, m in zip(traced.data, traced.is_mapped, strict=True)
+        ]
+
+        def local(shared: tuple, rows: tuple) -> list[Array]:
+            params, data, generation = shared
+            here = traced._replace(params=params)
+
+            def part(rows: tuple) -> list[Array]:
+                index, own = rows
+                given = iter(own)
+                values = [
+                    next(given)
+                    if row
+                    else (x[index // (size // x.shape[0])] if mapped else x)
+                    for x, row, mapped in zip(
+                        data, is_row, traced.is_mapped, strict=True
+                    )
+                ]
+                return self._evaluate_some(here, generation, index, values)
+
+            return sharding.map_chunks(part, rows, chunk)
+
+        own = [x for x, row in zip(traced.data, is_row, strict=True) if row]
+        common = [
+            None if row else x for x, row in zip(traced.data, is_row, strict=True)
+        ]
+        spread = sharding.spread(local, self.mesh)
+        shared = (traced.params, common, generation)
+        return spread(shared, (jnp.arange(size), own))
+
+    def _evaluate_some(
+        self,
+        traced: Trace,
+        generation: Generation,
+        index: Int[Array, " members"],
+        data: list[Array],
+    ) -> list[Array]:
+        keys = None
+        if traced.has_key:
+            pairs = Members.of(index, antithetic=self.antithetic).pair
+            of_pair = lambda p: member_key(generation.key, generation.step, p)  # noqa: E731
+            keys = jax.vmap(of_pair)(pairs)
+        drawn = self._draw(generation, index)
+        observe = refuse if self.strict else ignore
+        return evaluate_members(traced, generation.layouts, drawn, data, keys, observe)
+
+    def _draw(self, generation: Generation, index: Int[Array, " members"]) -> list[Any]:
+        members = Members.of(index, antithetic=self.antithetic)
+        key = generation_key(generation.key, generation.step, self.reuse)
+        sigma = self._sigma(generation.step)
+        return draw(generation.layouts, key, sigma, self.noise, members)
+
+    def _sigma(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
+        sigma = self.sigma(step) if callable(self.sigma) else self.sigma
+        return jnp.asarray(sigma, jnp.float32)
+
+
+def _scaled(total: Array | None, layout: Layout, noise: Noise, divisor: Array) -> Array:
+    """Turns a sum of unscaled factor products into minus a gradient estimate."""
+    dtype = jnp.dtype(layout.dtype)
+    if total is None:
+        return jnp.zeros(layout.shape, dtype)
+    scale = factor_scale(layout, noise) / layout.rule.sigma_scale
+    return (-scale / divisor * total).astype(jnp.promote_types(dtype, jnp.float32))
+
+
+def _scalar_per_member(values: Any, population: int) -> Float[Array, " population"]:
+    shape = jnp.shape(values)
+    if shape != (population,):
+        each = shape[1:] if shape[:1] == (population,) else shape
+        raise ValueError(
+            f"fitness must be one number a member: expected shape ({population},), got "
+            f"{shape}; reduce each member's {each or 'result'} to a scalar, for example "
+            f"with .mean()"
+        )
+    return jnp.asarray(values, jnp.float32)
+
+
+def _check(es: EvolutionStrategy) -> None:
+    """Refuses settings that cannot work, each with the fix."""
+    if es.population < 1 or (es.antithetic and es.population % 2):
+        raise ValueError(
+            f"population must be positive, and even with antithetic pairs, got "
+            f"{es.population}; use {es.population + 1} or antithetic=False"
+        )
+    if es.rank is not None and es.rank < 1:
+        raise ValueError(
+            f"rank must be at least 1, got {es.rank}; rank=None is full rank"
+        )
+    if not callable(es.sigma) and not es.sigma > 0:
+        raise ValueError(f"sigma must be positive, got {es.sigma}")
+    if es.noise not in DISTRIBUTIONS:
+        raise ValueError(
+            f"noise must be one of {', '.join(DISTRIBUTIONS)}, got {es.noise!r}"
+        )
+    for name, least in (("reuse", 1), ("chunk", 1), ("memory", 1)):
+        value = getattr(es, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    unit = sharding.devices_of(es.mesh) * (2 if es.antithetic else 1)
+    if es.population % unit:
+        raise ValueError(
+            f"population must be a multiple of {unit} ({sharding.devices_of(es.mesh)} "
+            f"devices{', whole pairs on each' if es.antithetic else ''}), got "
+            f"{es.population}; use {-(-es.population // unit) * unit}"
+        )

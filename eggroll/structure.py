@@ -1,0 +1,205 @@
+"""Views of a perturbed array: operations that keep weight and factors apart.
+
+Each takes a `Perturbed` and returns one that stands for the operation's result. A factor
+has size 1 along dimensions where it does not vary, and keeps it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Int
+
+from eggroll.lowrank import Perturbed, Shift
+
+
+def transpose(leaf: Perturbed, permutation: Sequence[int]) -> Perturbed:
+    """Permutes dimensions."""
+    factors = [jnp.transpose(f, (*permutation, leaf.ndim)) for f in leaf.factors]
+    return leaf.replace(jnp.transpose(leaf.weight, permutation), factors)
+
+
+def squeeze(leaf: Perturbed, dimensions: Sequence[int]) -> Perturbed:
+    """Drops dimensions of size 1."""
+    factors = [lax.squeeze(f, dimensions) for f in leaf.factors]
+    return leaf.replace(lax.squeeze(leaf.weight, dimensions), factors)
+
+
+def broadcast_in_dim(
+    leaf: Perturbed, shape: Sequence[int], dimensions: Sequence[int]
+) -> Perturbed:
+    """Adds dimensions; the factors do not vary along them."""
+
+    def spread(factor: Array) -> Array:
+        wide = [1] * len(shape)
+        for i, d in enumerate(dimensions):
+            wide[d] = factor.shape[i]
+        return factor.reshape(*wide, factor.shape[-1])
+
+    weight = lax.broadcast_in_dim(leaf.weight, shape, dimensions)
+    return leaf.replace(weight, [spread(f) for f in leaf.factors])
+
+
+def reshape(leaf: Perturbed, shape: Sequence[int]) -> Perturbed:
+    """Splits and merges dimensions.
+
+    A factor that varies along some, but not all, of the dimensions being merged is
+    repeated along the rest of them.
+    """
+    groups = _matching(leaf.shape, tuple(shape))
+
+    def regroup(factor: Array) -> Array:
+        full, new = [], []
+        for old_dims, new_dims in groups:
+            varies = any(factor.shape[d] != 1 for d in old_dims)
+            full += [leaf.shape[d] if varies else 1 for d in old_dims]
+            new += [shape[d] if varies else 1 for d in new_dims]
+        rank = factor.shape[-1]
+        return jnp.broadcast_to(factor, (*full, rank)).reshape(*new, rank)
+
+    return leaf.replace(leaf.weight.reshape(shape), [regroup(f) for f in leaf.factors])
+
+
+def _matching(
+    old: tuple[int, ...], new: tuple[int, ...]
+) -> list[tuple[list[int], list[int]]]:
+    """Splits two shapes of equal size into the shortest runs of equal product."""
+    groups, i, j = [], 0, 0
+    while i < len(old) or j < len(new):
+        left, right = [i] if i < len(old) else [], [j] if j < len(new) else []
+        a = old[i] if left else 1
+        b = new[j] if right else 1
+        i, j = i + len(left), j + len(right)
+        while a != b:
+            if (a < b or b == 0) and i < len(old):
+                a, i = a * old[i], i + 1
+                left.append(i - 1)
+            else:
+                b, j = b * new[j], j + 1
+                right.append(j - 1)
+        groups.append((left, right))
+    return groups
+
+
+def slice_(
+    leaf: Perturbed,
+    start: Sequence[int],
+    limit: Sequence[int],
+    strides: Sequence[int] | None,
+) -> Perturbed:
+    """Takes a range along each dimension."""
+    strides = strides or (1,) * leaf.ndim
+
+    def cut(array: Array, extra: tuple[int, ...] = ()) -> Array:
+        bounds = [
+            (a, b, s) if size == full else (0, 1, 1)
+            for a, b, s, size, full in zip(
+                start, limit, strides, array.shape, leaf.shape, strict=False
+            )
+        ]
+        bounds += [(0, size, 1) for size in extra]
+        return lax.slice(array, *zip(*bounds, strict=True))
+
+    return leaf.replace(
+        cut(leaf.weight), [cut(f, (f.shape[-1],)) for f in leaf.factors]
+    )
+
+
+def dynamic_slice(
+    leaf: Perturbed, start: Sequence[Any], sizes: Sequence[int]
+) -> Perturbed:
+    """Takes a range that is known at run time only, along each dimension."""
+
+    def cut(array: Array, extra: tuple[int, ...] = ()) -> Array:
+        varies = [a == b for a, b in zip(array.shape, leaf.shape, strict=False)]
+        at = [s if v else jnp.zeros_like(s) for s, v in zip(start, varies, strict=True)]
+        at += [jnp.zeros_like(start[0]) for _ in extra]
+        size = [n if v else 1 for n, v in zip(sizes, varies, strict=True)]
+        return lax.dynamic_slice(array, at, (*size, *extra))
+
+    return leaf.replace(
+        cut(leaf.weight), [cut(f, (f.shape[-1],)) for f in leaf.factors]
+    )
+
+
+def gather(
+    leaf: Perturbed, indices: Int[Array, "*batch depth"], params: dict[str, Any]
+) -> Perturbed:
+    """Takes slices at run-time positions: the rows of an embedding.
+
+    A factor that does not vary along the indexed dimensions is not gathered at all: its
+    one slice serves every index.
+    """
+    numbers: lax.GatherDimensionNumbers = params["dimension_numbers"]
+    indexed = {*numbers.start_index_map, *numbers.operand_batching_dims}
+
+    def take(factor: Array) -> Array:
+        varies = any(factor.shape[d] != 1 for d in indexed)
+        at = (
+            indices
+            if varies
+            else jnp.zeros(
+                (1,) * (indices.ndim - 1) + (indices.shape[-1],), indices.dtype
+            )
+        )
+        sizes = [
+            n if factor.shape[d] == leaf.shape[d] else 1
+            for d, n in enumerate(params["slice_sizes"])
+        ]
+        per_rank = lambda array: lax.gather(  # noqa: E731
+            array, at, numbers, sizes, mode="clip"
+        )
+        return jax.vmap(per_rank, in_axes=-1, out_axes=-1)(factor)
+
+    weight = lax.gather(leaf.weight, indices, **params)
+    return leaf.replace(weight, [take(f) for f in leaf.factors])
+
+
+def convert(leaf: Perturbed, dtype: Any) -> Perturbed:
+    """Changes the weight's floating-point type; the factors are in none."""
+    return leaf.replace(leaf.weight.astype(dtype), leaf.factors)
+
+
+def times(leaf: Perturbed, scalar: Array) -> Perturbed:
+    """Multiplies by a number."""
+    scale = leaf.scale * scalar.astype(leaf.accumulator)
+    return Perturbed(leaf.weight * scalar, leaf.factors, scale, leaf.path)
+
+
+def concatenate(leaves: Sequence[Perturbed], axis: int) -> Perturbed | None:
+    """Joins perturbed arrays along a dimension, or returns None where it cannot.
+
+    The parts keep their own ranks: part i of the result sees ranks of its own only,
+    since the factors that vary along the axis are zero elsewhere. With n parts the thin
+    products are n times as dear: still thin.
+    """
+    if any(isinstance(x.scale, Shift) or len(x.factors) != 2 for x in leaves):
+        return None
+    weight = jnp.concatenate([x.weight for x in leaves], axis)
+    ends = [0]
+    for x in leaves:
+        ends.append(ends[-1] + x.shape[axis])
+
+    def place(x: Perturbed, i: int) -> list[Array]:
+        scaled = x.factors[0].astype(x.accumulator) * x.scale
+        factors = [scaled, x.factors[1].astype(x.accumulator)]
+        where = [k for k, f in enumerate(factors) if f.shape[axis] == x.shape[axis]]
+        pad = [(0, 0)] * (x.ndim + 1)
+        pad[axis] = (ends[i], ends[-1] - ends[i + 1])
+        k = where[0]
+        factors[k] = jnp.pad(factors[k], pad)
+        for other in where[1:]:
+            factors[other] = jnp.pad(factors[other], pad)
+        return factors
+
+    parts = [place(x, i) for i, x in enumerate(leaves)]
+    shapes = [jnp.broadcast_shapes(*(p[k].shape[:-1] for p in parts)) for k in range(2)]
+    factors = [
+        jnp.concatenate(
+            [jnp.broadcast_to(p[k], (*shapes[k], p[k].shape[-1])) for p in parts], -1
+        )
+        for k in range(2)
+    ]
+    return Perturbed(weight, factors, jnp.float32(1.0), leaves[0].path)
