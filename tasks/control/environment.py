@@ -5,6 +5,8 @@ import importlib
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
@@ -25,12 +27,15 @@ class Environment(Protocol):
         action_space: what `step` accepts.
         observation_shape: shape of what a policy sees; it is always float32.
         step_limit: steps after which an episode is truncated, whatever happens.
+        agents: how many act at once, as a team; observations, actions and legal
+            masks then have a leading axis of agents. None: one, without that axis.
     """
 
     name: str
     action_space: Space
     observation_shape: tuple[int, ...]
     step_limit: int
+    agents: int | None = None
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, Float[Array, "..."]]:
         """Start an episode.
@@ -64,7 +69,14 @@ class Environment(Protocol):
 
 
 ADAPTERS: dict[str, str] = {
+    "brax": "tasks.control.adapters.brax:make",
+    "craftax": "tasks.control.adapters.craftax:make",
     "gymnax": "tasks.control.adapters.gymnax:make",
+    "jaxmarl": "tasks.control.adapters.jaxmarl:make",
+    "jumanji": "tasks.control.adapters.jumanji:make",
+    "kinetix": "tasks.control.adapters.kinetix:make",
+    "navix": "tasks.control.adapters.navix:make",
+    "pgx": "tasks.control.adapters.pgx:make",
 }
 
 
@@ -105,6 +117,12 @@ def library(module: str, *, extra: str) -> Any:
             f"This environment needs the package {error.name!r}, which is not "
             f"installed: pip install 'eggroll[{extra}]'."
         ) from error
+
+
+def flatten(observation: Any) -> Float[Array, " size"]:
+    """Join the leaves of a structured observation into one vector."""
+    leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(observation)]
+    return jnp.concatenate([leaf.astype(jnp.float32) for leaf in leaves])
 
 
 def check_name(name: str, names: Collection[str], *, library: str) -> None:

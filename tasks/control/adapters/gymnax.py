@@ -38,7 +38,7 @@ def make(name: str, **options: Any) -> "Gymnax":
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Gymnax(Environment):
     """An environment of gymnax >= 1.0, without its automatic resets.
 
