@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from eggroll import build, diagnostics
+from eggroll import build, diagnostics, shaping
 from eggroll.config import Config
 from eggroll.errors import UserError
 from eggroll.state import Purpose, State, key_for
@@ -99,11 +99,11 @@ def _evolution(task: Task, config: Config, *, rank: int | None) -> Algorithm:
     def member(params, data, carry, *, key):
         return task.evaluate(params, data, carry, key)
 
-    population = strategy.population(member, in_axes=(task.data_axes, 0))
+    evaluate = strategy.ask(member, in_axes=(task.data_axes, 0))
 
     def ask(state: State, data: PyTree) -> tuple:
         noise = key_for(state.key, Purpose.NOISE)  # the strategy folds in the step
-        return population(state.params, noise, data, state.carry, step=state.step)
+        return evaluate(state.params, noise, data, state.carry, step=state.step)
 
     def tell(
         state: State,
@@ -112,15 +112,19 @@ def _evolution(task: Task, config: Config, *, rank: int | None) -> Algorithm:
         carry: PyTree,
         aux: dict[str, Any],
     ) -> tuple[State, Metrics]:
-        gradient = lambda fitness: strategy.gradient(generation, fitness)
+        weights = shaping.apply(
+            strategy.shaping, fitness, antithetic=strategy.antithetic
+        )
+        grads = strategy.combine(generation, weights)
         metrics = diagnostics.of_population(fitness, aux)
         if config.diagnose_every:
+            is_half = jnp.arange(fitness.shape[0]) // 2 % 2 == 0  # pairs stay together
+            half = lambda: strategy.combine(generation, jnp.where(is_half, weights, 0))
             metrics["gradient/agreement"] = jax.lax.cond(
                 state.step % config.diagnose_every == 0,
-                lambda: diagnostics.agreement(gradient, fitness),
+                lambda: diagnostics.agreement(grads, half()),
                 lambda: jnp.float32(jnp.nan),  # not measured: left out of the log
             )
-        grads = gradient(fitness)
         return _update(task, optimizer, state, grads, carry, aux, metrics)
 
     @jax.jit
@@ -137,11 +141,12 @@ def _evolution(task: Task, config: Config, *, rank: int | None) -> Algorithm:
 
 def _scored_on_host(task: Task, ask: Callable, tell: Callable) -> Callable:
     """A step whose fitness is computed outside JAX, between its two halves."""
-    assert task.score is not None
+    score = task.score
+    assert score is not None
 
     def step(state: State, data: PyTree) -> tuple[State, Metrics]:
         (fitness, carry, aux), generation = ask(state, data)
-        scores = np.asarray(task.score(jax.device_get(aux), data))
+        scores = np.asarray(score(jax.device_get(aux), data))
         if scores.shape != fitness.shape:
             raise UserError(
                 f"{type(task).__name__}: score: expected one fitness for each member, "

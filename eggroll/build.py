@@ -1,7 +1,9 @@
 """From settings to the objects they describe."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,11 +12,15 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-import eggroll
-from eggroll import named
+from eggroll import named, shaping as shapings
 from eggroll.config import Choice, Config, Schedule
 from eggroll.errors import UserError
+from eggroll.plan import Rule, frozen, full_rank, low_rank
+from eggroll.precision import with_master_weights
+from eggroll.sharding import population_mesh
+from eggroll.strategy import EvolutionStrategy
 from eggroll.task import Task
+from eggroll.typed import unknown
 
 
 @contextlib.contextmanager
@@ -57,7 +63,7 @@ def optimizer(config: Config) -> optax.GradientTransformation:
         raise UserError(
             f"optimizer.name: expected an optimiser of optax, got {setting.name!r}"
         )
-    return eggroll.with_master_weights(made) if config.precision == "bfloat16" else made
+    return with_master_weights(made) if config.precision == "bfloat16" else made
 
 
 def precise(config: Config, params: PyTree) -> PyTree:
@@ -78,30 +84,43 @@ def mesh(config: Config) -> Mesh:
         raise UserError(
             f"devices: expected 1 to {len(devices)}, as there are, got {config.devices}"
         )
-    return eggroll.population_mesh(devices[: config.devices])
+    return population_mesh(devices[: config.devices])
 
 
-def strategy(config: Config, *, rank: int | None) -> "eggroll.EvolutionStrategy":
+def strategy(config: Config, *, rank: int | None) -> EvolutionStrategy:
     """The evolution strategy, of a rank or (None) with full-rank perturbations."""
     setting = config.strategy
-    rules = {
-        pattern: _named(eggroll, f"strategy.rules.{pattern}", choice)
-        for pattern, choice in setting.rules.items()
-    }
-    shaping = _named(eggroll.shaping, "strategy.shaping", setting.shaping)
     with blaming("strategy"):
-        return eggroll.EvolutionStrategy(
+        return EvolutionStrategy(
             population=setting.population,
             sigma=schedule(setting.sigma),
             rank=rank,
             noise=setting.noise,
             antithetic=setting.antithetic,
             reuse=setting.reuse,
-            shaping=shaping,
-            rules=rules,
+            shaping=shaping(setting.shaping),
+            rules={pattern: rule(one) for pattern, one in setting.rules.items()},
             chunk=setting.chunk,
             mesh=mesh(config),
         )
 
 
-def _named(module: Any, where: str, choice: Choice) -> Callable: ...
+def shaping(choice: Choice) -> shapings.Shaping:
+    """A function of `eggroll.shaping`, or what one of them makes of the options."""
+    function = named.locate_function(shapings, "shaping", choice.name)
+    named.check_options("strategy.shaping", function, choice.options)
+    if next(iter(inspect.signature(function).parameters)) == "fitness":
+        return functools.partial(function, **choice.options)
+    with blaming("strategy.shaping"):
+        return function(**choice.options)
+
+
+def rule(choice: Choice) -> Rule:
+    """How a leaf is perturbed."""
+    rules = {"frozen": lambda: frozen, "full_rank": full_rank, "low_rank": low_rank}
+    if choice.name not in rules:
+        raise unknown("rule", choice.name, rules)
+    make = rules[choice.name]
+    named.check_options("strategy.rules", make, choice.options)
+    with blaming("strategy.rules"):
+        return make(**choice.options)

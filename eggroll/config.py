@@ -186,7 +186,7 @@ class Config:
         checkpoint_every: Steps between checkpoints; the last step always has one.
         keep_checkpoints: How many of them stay.
         diagnose_every: Steps between measurements of the gradient's signal-to-noise
-            ratio, each about the price of two updates; 0 for never.
+            ratio, each at the price of one update; 0 for never.
         seed: The base key of everything random.
         precision: Of the parameters; `bfloat16` keeps a float32 master copy.
         devices: Over how many devices the population is spread; all by default.

@@ -96,10 +96,8 @@ def coverage(
     seen: dict[tuple[str, str], None] = {}
 
     def observe(event: str, leaf: Perturbed, primitive: str, dims: Any) -> None:
-        if leaf.path is not None:
-            seen[
-                leaf.path, f"{primitive}!" if event == "materialise" else primitive
-            ] = None
+        name = f"{primitive}!" if event == "materialise" else primitive
+        seen.update({(path, name): None for path in leaf.paths})
 
     def run() -> Any:
         params = [_stand_in(layout) for layout in layouts]
@@ -127,7 +125,7 @@ def _stand_in(layout: Layout) -> Any:
     if layout.is_frozen:
         return weight
     factors = [jnp.zeros(shape, jnp.int8) for shape in layout.factor_shapes]
-    return Perturbed(weight, factors, jnp.float32(1), layout.path)
+    return Perturbed(weight, factors, jnp.float32(1), (layout.path,))
 
 
 def _row(leaf: LeafCoverage) -> tuple[str, ...]:

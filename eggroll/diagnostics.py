@@ -1,6 +1,5 @@
 """What users of evolution strategies need to see, as scalars; all of it pure JAX."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -38,24 +37,19 @@ def of_population(
     } | {name: jnp.mean(value) for name, value in aux.get("metrics", {}).items()}
 
 
-def agreement(
-    gradient: Callable[[Float[Array, " population"]], PyTree],
-    fitness: Float[Array, " population"],
-) -> Float[Array, ""]:
+def agreement(whole: PyTree, half: PyTree) -> Float[Array, ""]:
     """The cosine between the gradients of two halves of the population.
 
     1 where the gradient is free of noise, 0 where it is nothing else: about s / (1 + s)
     where s is the signal-to-noise ratio (of squared norms) of each half.
 
     Args:
-        gradient: Estimates the gradient from the fitness, leaving out non-finite ones.
-        fitness: Of each member; pairs stay together.
+        whole: The sum of both halves.
+        half: One of them.
     """
-    pair = jnp.arange(fitness.shape[0]) // 2
-    halves = (pair % 2 == 0, pair % 2 == 1)
-    one, other = (gradient(jnp.where(half, fitness, jnp.nan)) for half in halves)
-    product = optax.tree.vdot(one, other)
-    cosine = product / (optax.tree.norm(one) * optax.tree.norm(other))
+    other = optax.tree.sub(whole, half)
+    product = optax.tree.vdot(half, other)
+    cosine = product / (optax.tree.norm(half) * optax.tree.norm(other))
     return jnp.asarray(cosine, jnp.float32)
 
 

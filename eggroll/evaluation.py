@@ -193,7 +193,7 @@ def perturb(
 ) -> list[Any]:
     """Returns one member's parameters, perturbed but not written out."""
     return [
-        weight if one is None else Perturbed(weight, *one, layout.path)
+        weight if one is None else Perturbed(weight, *one, (layout.path,))
         for weight, layout, one in zip(params, plan, drawn, strict=True)
     ]
 

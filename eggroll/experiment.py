@@ -34,13 +34,16 @@ def prepare(config: Config) -> Experiment:
     Raises:
         UserError: Something in the settings or in the task is wrong.
     """
+    build.mesh(config)
     task = build.task(config)
     algorithm = algorithms.find(task, config)
     check_evaluation(task, algorithm.members)
     experiment = Experiment(config, task, algorithm)
     data = task.batch(task.initial_state(), 0, jax.random.key(config.seed))
     with build.blaming("strategy"):
-        jax.eval_shape(algorithm.trial, jax.eval_shape(_state, experiment), data)
+        jax.eval_shape(
+            algorithm.trial, jax.eval_shape(lambda: _state(experiment)), data
+        )
     return experiment
 
 

@@ -15,8 +15,10 @@ shared dimensions too: one matrix per layer of a stack); one factor that varies 
 dimensions makes a full-rank one.
 """
 
+import dataclasses
+import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -24,33 +26,43 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Num, Shaped
 
 
-class Shift(NamedTuple):
-    """The scale of an integer perturbation: a sign and a division by a power of two.
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["sign"],
+    meta_fields=["bits", "gain", "floor"],
+)
+@dataclasses.dataclass(frozen=True)
+class Shift:
+    """The scale of an integer perturbation: sign · gain / 2**bits, rounded.
 
     Attributes:
-        sign: +1 or -1, for the two members of an antithetic pair.
-        bits: the perturbation is divided by 2**bits.
-        floor: 1 for the published arithmetic shift, which rounds down and so shifts both
-            members of a pair the same way; 0 for rounding to nearest, symmetric about 0.
+        sign: +1 or -1, for the two members of an antithetic pair. It is taken into a
+            thin product, so that it is exact: rounding to nearest is symmetric.
+        bits: a negative number multiplies.
+        gain: makes up for what bits alone cannot express, such as 1/√2.
+        floor: drop the remainder, as the published arithmetic shift does: it moves both
+            members of a pair the same way. Else round to nearest, symmetrically.
     """
 
     sign: Int[Array, ""]
-    bits: Int[Array, ""] | int
-    floor: Int[Array, ""] | int = 0
+    bits: int
+    gain: int = 1
+    floor: bool = False
 
-    def __call__(self, product: Int[Array, "*dims"]) -> Int[Array, "*dims"]:
-        """Returns sign · product / 2**bits, rounded."""
-        bits = jnp.asarray(self.bits, product.dtype)
-        sign = jnp.asarray(self.sign, product.dtype)
-        half = jnp.where(bits > 0, 1 << jnp.maximum(bits - 1, 0), 0).astype(
-            product.dtype
-        )
-        size = (jnp.abs(product) + half) >> bits
-        return jnp.where(
-            jnp.asarray(self.floor, bool),
-            (sign * product) >> bits,
-            sign * jnp.sign(product) * size,
-        )
+    def signed(self, product: Int[Array, "*dims"]) -> Int[Array, "*dims"]:
+        """Returns sign · gain · product: to be used while the product is thin."""
+        return product * jnp.asarray(self.sign * self.gain, product.dtype)
+
+    def shifted(self, product: Int[Array, "*dims"]) -> Int[Array, "*dims"]:
+        """Returns product / 2**bits, rounded."""
+        if self.bits <= 0:
+            return product << -self.bits
+        if not self.floor:
+            # Adding a half rounds halves up; `>> 31` is -1 for what is negative, and
+            # sends its halves down: away from zero on both sides.
+            width = 8 * product.dtype.itemsize
+            product = product + (1 << (self.bits - 1)) + (product >> (width - 1))
+        return product >> self.bits
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -62,8 +74,8 @@ class Perturbed:
         factors: arrays that broadcast to `(*dims, rank)`; small types are welcome
             (int8 signs), as they are converted where they are used.
         scale: a scalar, or a `Shift` for integer weights.
-        path: the name of the leaf this came from, for reports; None for what has been
-            computed from a leaf and is an activation now.
+        paths: the names of the leaves this came from, for reports; none for what has
+            been looked up in a leaf and is an activation now.
     """
 
     __array_ufunc__ = None  # so that NumPy arrays, too, leave `x @ self` to us
@@ -73,12 +85,12 @@ class Perturbed:
         weight: Shaped[Array, "*dims"],
         factors: Sequence[Shaped[Array, "..."]],
         scale: Float[Array, ""] | float | Shift = 1.0,
-        path: str | None = None,
+        paths: tuple[str, ...] = (),
     ):
         self.weight = weight
         self.factors = tuple(factors)
         self.scale = scale
-        self.path = path
+        self.paths = paths
 
     @classmethod
     def matrix(
@@ -91,13 +103,13 @@ class Perturbed:
         """Returns `weight + scale * left @ right.T`, the usual low-rank matrix."""
         return cls(weight, (left[..., :, None, :], right[..., None, :, :]), scale)
 
-    def tree_flatten_with_keys(self) -> tuple[tuple, str | None]:
+    def tree_flatten_with_keys(self) -> tuple[tuple, tuple[str, ...]]:
         keys = (jax.tree_util.GetAttrKey(k) for k in ("weight", "factors", "scale"))
-        return tuple(zip(keys, (self.weight, self.factors, self.scale))), self.path
+        return tuple(zip(keys, (self.weight, self.factors, self.scale))), self.paths
 
     @classmethod
-    def tree_unflatten(cls, path: str | None, children: Any) -> Self:
-        return cls(*children, path=path)
+    def tree_unflatten(cls, paths: tuple[str, ...], children: Any) -> Self:
+        return cls(*children, paths=paths)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -126,7 +138,8 @@ class Perturbed:
         delta = jnp.sum(product, axis=-1, dtype=self.accumulator)
         if isinstance(self.scale, Shift):
             limit = jnp.iinfo(self.dtype).max
-            total = self.weight.astype(self.accumulator) + self.scale(delta)
+            delta = self.scale.shifted(self.scale.signed(delta))
+            total = self.weight.astype(self.accumulator) + delta
             return jnp.clip(total, -limit, limit).astype(self.dtype)
         total = self.weight.astype(self.accumulator) + self.scale * delta
         return total.astype(self.dtype)
@@ -145,7 +158,7 @@ class Perturbed:
 
     def replace(self, weight: Array, factors: Sequence[Array]) -> Self:
         """Returns the same perturbation of another view of the weight."""
-        return type(self)(weight, factors, self.scale, self.path)
+        return type(self)(weight, factors, self.scale, self.paths)
 
     def __matmul__(self, other: Num[Array, "..."]) -> Num[Array, "..."]:
         if self.ndim != 2:
@@ -203,6 +216,11 @@ def dot_general(
     """
     accumulator = leaf.accumulator
     dtype = dtype or jnp.result_type(x.dtype, leaf.dtype)
+    if isinstance(leaf.scale, Shift):
+        # In a loop, compilers would widen the factors to int32 once, before it, and
+        # then read four times the bytes at every turn: tie them to `x`, which changes.
+        x, factors = lax.optimization_barrier((x, leaf.factors))
+        leaf = leaf.replace(leaf.weight, factors)
     base = lax.dot_general(
         x, leaf.weight, dims, precision=precision, preferred_element_type=accumulator
     )
@@ -235,11 +253,12 @@ def _contract(
             (value, names), (factor, factor_names), keep, leaf.accumulator, precision
         )
         names = keep
-        if k == 0 and not isinstance(leaf.scale, Shift):
-            value = value * leaf.scale  # while it is still thin
+        if k == 0:  # while it is still thin
+            is_shift = isinstance(leaf.scale, Shift)
+            value = leaf.scale.signed(value) if is_shift else value * leaf.scale
     absent = [i for i, n in enumerate(out) if n not in names]
     value = jnp.expand_dims(value, absent)
-    return leaf.scale(value) if isinstance(leaf.scale, Shift) else value
+    return leaf.scale.shifted(value) if isinstance(leaf.scale, Shift) else value
 
 
 def _squeeze(factor: Array, names: list[str]) -> tuple[Array, list[str]]:

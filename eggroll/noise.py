@@ -13,15 +13,16 @@ where they are used. What they are worth in standard deviations is `std(noise)`.
 
 import functools
 import math
+import statistics
 import zlib
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Int, Int8, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, Int, Int8, PRNGKeyArray, UInt32
 
 from eggroll.plan import Layout
 
@@ -34,13 +35,13 @@ class Distribution(NamedTuple):
 
     Attributes:
         bits: random bits a value costs.
-        std: standard deviation of the values.
         decode: turns words into values.
+        table: makes the table of the 2^16 equally likely values; None for signs.
     """
 
     bits: int
-    std: float
-    decode: Any
+    decode: Callable[[UInt32[Array, "members words"]], Int8[Array, "members values"]]
+    table: Callable[[], Int8[np.ndarray, " 65536"]] | None = None
 
 
 def threefry2x32(
@@ -83,7 +84,7 @@ def draw(
     layout: Layout,
     key: PRNGKeyArray,
     pairs: Int[Array, " pairs"],
-    noise: Noise,
+    noise: str,
     repeat: int = 1,
 ) -> tuple[Int8[Array, "members ..."], ...]:
     """Draws the factors of one leaf for some pairs.
@@ -148,37 +149,59 @@ def _signs(words: UInt32[Array, "members words"]) -> Int8[Array, "members values
     return (1 - 2 * bits.astype(jnp.int8)).reshape(words.shape[0], -1)
 
 
-def _normal(words: UInt32[Array, "members words"]) -> Int8[Array, "members values"]:
-    """Looks up the normal quantile of each half of a word."""
-    halves = jnp.concatenate([words & 0xFFFF, words >> 16], axis=-1)
-    return jnp.asarray(normal_quantiles(GAUSSIAN_STD))[halves.astype(jnp.int32)]
+def _looked_up(table: Callable[[], Int8[np.ndarray, " 65536"]]) -> Callable:
+    """Makes a decoder that looks each half of a word up in a table of quantiles."""
+
+    def decode(words: UInt32[Array, "members words"]) -> Int8[Array, "members values"]:
+        halves = jnp.concatenate([words & 0xFFFF, words >> 16], axis=-1)
+        return jnp.asarray(table())[halves.astype(jnp.int32)]
+
+    return decode
 
 
 @functools.cache
 def normal_quantiles(std: float) -> Int8[np.ndarray, " 65536"]:
     """The int8 values of 2^16 equally likely slices of N(0, std²), exactly symmetric."""
-    import statistics
-
-    normal = statistics.NormalDist(0.0, std)
-    upper = [normal.inv_cdf((i + 0.5) / 2**16) for i in range(2**15, 2**16)]
-    half = np.clip(np.rint(upper), -127, 127).astype(np.int8)
+    half = np.clip(np.rint(_upper_quantiles(std)), -127, 127).astype(np.int8)
     return np.concatenate([-half[::-1], half])
 
 
-GAUSSIAN_STD = 29.0  # 127 / 29 = 4.4 standard deviations: 2^16 slices reach 4.3
-
-
-def _table_std(table: Int8[np.ndarray, " 65536"]) -> float:
-    return float(np.sqrt(np.mean(table.astype(np.float64) ** 2)))
+@functools.cache
+def truncated_quantiles(std: float) -> Int8[np.ndarray, " 65536"]:
+    """Like `normal_quantiles`, but truncated towards zero: a twentieth are zeros."""
+    half = np.clip(np.trunc(_upper_quantiles(std)), -127, 127).astype(np.int8)
+    return np.concatenate([-half[::-1], half])
 
 
 @functools.cache
-def std(noise: Noise) -> float:
+def _upper_quantiles(std: float) -> Float[np.ndarray, " 32768"]:
+    normal = statistics.NormalDist(0.0, std)
+    return np.array([normal.inv_cdf((i + 0.5) / 2**16) for i in range(2**15, 2**16)])
+
+
+# float weights: 127 / 29 = 4.4 standard deviations, and 2^16 slices reach 4.3
+GAUSSIAN_STD = 29.0
+# int8 weights, in which 16 stands for 1.0
+INTEGER_STD = 16.0
+
+
+@functools.cache
+def std(noise: str) -> float:
     """Returns the standard deviation of the int8 values of a distribution."""
-    return 1.0 if noise == "rademacher" else _table_std(normal_quantiles(GAUSSIAN_STD))
+    if (table := DISTRIBUTIONS[noise].table) is None:
+        return 1.0
+    return float(np.sqrt(np.mean(table().astype(np.float64) ** 2)))
+
+
+def _quantiles(function: Callable, std: float) -> Distribution:
+    table = functools.partial(function, std)
+    return Distribution(16, _looked_up(table), table)
 
 
 DISTRIBUTIONS = {
-    "rademacher": Distribution(1, 1.0, _signs),
-    "gaussian": Distribution(16, GAUSSIAN_STD, _normal),
+    "rademacher": Distribution(1, _signs),
+    "gaussian": _quantiles(normal_quantiles, GAUSSIAN_STD),
+    # For integer weights, which cannot be scaled by a fraction of what was drawn:
+    "int8_gaussian": _quantiles(normal_quantiles, INTEGER_STD),
+    "int8_truncated": _quantiles(truncated_quantiles, INTEGER_STD),
 }

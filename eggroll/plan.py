@@ -197,16 +197,15 @@ def _record_uses(jaxpr: ClosedJaxpr, named: list[tuple[str, Any]]) -> dict[str, 
     uses: dict[str, _Uses] = {}
 
     def observe(event: str, leaf: Perturbed, primitive: str, dims: Any) -> None:
-        if leaf.path is None:
-            return
         origin = {
             k for k, f in enumerate(leaf.factors) for d in dims if f.shape[d] != 1
         }
-        seen = uses.setdefault(leaf.path, _Uses())
-        if event == "batch":
-            seen.batch |= origin
-        elif event == "contract" and origin:
-            seen.contracted.append(frozenset(origin))
+        for path in leaf.paths:
+            seen = uses.setdefault(path, _Uses())
+            if event == "batch":
+                seen.batch |= origin
+            elif event == "contract" and origin:
+                seen.contracted.append(frozenset(origin))
 
     def probe(path: str, leaf: Any) -> Any:
         if not _is_floating(leaf) or not leaf.ndim:
@@ -216,7 +215,7 @@ def _record_uses(jaxpr: ClosedJaxpr, named: list[tuple[str, Any]]) -> dict[str, 
             for k in range(leaf.ndim)
         ]
         weight = jnp.zeros(leaf.shape, leaf.dtype)
-        return Perturbed(weight, factors, jnp.float32(1), path)
+        return Perturbed(weight, factors, jnp.float32(1), (path,))
 
     def run() -> Any:
         probes = [probe(path, x) for path, x in named if is_array(x)]

@@ -1,5 +1,6 @@
 """From a YAML file and the command line to a checked `Config`."""
 
+import contextlib
 import dataclasses
 import inspect
 import types
@@ -187,9 +188,9 @@ def _read_text(text: str, kind: Any, name: str) -> Any:
         value = text
     try:
         typed.coerce(value, kind, name)
-    except UserError:
-        if value is text or not isinstance(value, bool | int | float | type(None)):
-            raise
-        typed.coerce(text, kind, name)  # a run may be called 7
-        return text
+    except UserError as error:
+        with contextlib.suppress(UserError):
+            typed.coerce(text, kind, name)  # a run may be called 7
+            return text
+        raise error from None
     return value

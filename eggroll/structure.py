@@ -137,13 +137,8 @@ def gather(
 
     def take(factor: Array) -> Array:
         varies = any(factor.shape[d] != 1 for d in indexed)
-        at = (
-            indices
-            if varies
-            else jnp.zeros(
-                (1,) * (indices.ndim - 1) + (indices.shape[-1],), indices.dtype
-            )
-        )
+        anywhere = jnp.zeros((1,) * (indices.ndim - 1) + indices.shape[-1:], int)
+        at = indices if varies else anywhere
         sizes = [
             n if factor.shape[d] == leaf.shape[d] else 1
             for d, n in enumerate(params["slice_sizes"])
@@ -165,41 +160,43 @@ def convert(leaf: Perturbed, dtype: Any) -> Perturbed:
 def times(leaf: Perturbed, scalar: Array) -> Perturbed:
     """Multiplies by a number."""
     scale = leaf.scale * scalar.astype(leaf.accumulator)
-    return Perturbed(leaf.weight * scalar, leaf.factors, scale, leaf.path)
+    return Perturbed(leaf.weight * scalar, leaf.factors, scale, leaf.paths)
 
 
 def concatenate(leaves: Sequence[Perturbed], axis: int) -> Perturbed | None:
     """Joins perturbed arrays along a dimension, or returns None where it cannot.
 
-    The parts keep their own ranks: part i of the result sees ranks of its own only,
-    since the factors that vary along the axis are zero elsewhere. With n parts the thin
-    products are n times as dear: still thin.
+    The parts keep ranks of their own: a part's factors are zero along the axis where
+    the other parts are. With n parts the thin products are n times as dear: still thin.
     """
-    if any(isinstance(x.scale, Shift) or len(x.factors) != 2 for x in leaves):
+    kinds = {len(x.factors) for x in leaves}
+    if len(kinds) > 1 or any(isinstance(x.scale, Shift) for x in leaves):
         return None
     weight = jnp.concatenate([x.weight for x in leaves], axis)
     ends = [0]
     for x in leaves:
         ends.append(ends[-1] + x.shape[axis])
-
-    def place(x: Perturbed, i: int) -> list[Array]:
-        scaled = x.factors[0].astype(x.accumulator) * x.scale
-        factors = [scaled, x.factors[1].astype(x.accumulator)]
-        where = [k for k, f in enumerate(factors) if f.shape[axis] == x.shape[axis]]
-        pad = [(0, 0)] * (x.ndim + 1)
-        pad[axis] = (ends[i], ends[-1] - ends[i + 1])
-        k = where[0]
-        factors[k] = jnp.pad(factors[k], pad)
-        for other in where[1:]:
-            factors[other] = jnp.pad(factors[other], pad)
-        return factors
-
-    parts = [place(x, i) for i, x in enumerate(leaves)]
-    shapes = [jnp.broadcast_shapes(*(p[k].shape[:-1] for p in parts)) for k in range(2)]
-    factors = [
-        jnp.concatenate(
-            [jnp.broadcast_to(p[k], (*shapes[k], p[k].shape[-1])) for p in parts], -1
-        )
-        for k in range(2)
+    parts = [
+        _placed(x, axis, before, weight.shape[axis] - before - x.shape[axis])
+        for x, before in zip(leaves, ends, strict=False)
     ]
-    return Perturbed(weight, factors, jnp.float32(1.0), leaves[0].path)
+    factors = []
+    for same in zip(*parts, strict=True):
+        dims = jnp.broadcast_shapes(*(f.shape[:-1] for f in same))
+        wide = [jnp.broadcast_to(f, (*dims, f.shape[-1])) for f in same]
+        factors.append(jnp.concatenate(wide, -1))
+    paths = tuple(path for x in leaves for path in x.paths)
+    return Perturbed(weight, factors, jnp.float32(1.0), paths)
+
+
+def _placed(leaf: Perturbed, axis: int, before: int, after: int) -> list[Array]:
+    """The factors of a part of a longer array, with the scale in the first of them."""
+    first, *rest = [f.astype(leaf.accumulator) for f in leaf.factors]
+    factors = [first * leaf.scale, *rest]
+    size = leaf.shape[axis]
+    pad = [(0, 0)] * (leaf.ndim + 1)
+    pad[axis] = (before, after)
+    vary = [k for k, f in enumerate(factors) if f.shape[axis] == size]
+    for k in vary[: None if size > 1 else 1]:
+        factors[k] = jnp.pad(factors[k], pad)
+    return factors

@@ -81,9 +81,9 @@ def ignore(event: str, leaf: Perturbed, primitive: str, dims: Sequence[int]) -> 
 
 def refuse(event: str, leaf: Perturbed, primitive: str, dims: Sequence[int]) -> None:
     """The observer that makes writing out a low-rank array an error."""
-    if event == "materialise" and len(leaf.factors) > 1 and leaf.path is not None:
+    if event == "materialise" and len(leaf.factors) > 1 and leaf.paths:
         raise ValueError(
-            f"strict: `{primitive}` needs the low-rank leaf {leaf.path or '(unnamed)'} "
+            f"strict: `{primitive}` needs the low-rank leaf {', '.join(leaf.paths)} "
             f"of shape {leaf.shape} written out for every member; give it a rule "
             f"(full_rank() or frozen), or allow it with strict=False"
         )
@@ -144,8 +144,9 @@ def _written_out(x: Any, primitive: str, observe: Observer) -> Any:
 
 def _dot_general(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> Any:
     (contract, batch), params = eqn.params["dimension_numbers"], eqn.params
-    if all(is_perturbed(x) for x in operands):
-        return None
+    if all(is_perturbed(x) for x in operands):  # tied weights: keep the leaf of the two
+        other = 1 if not operands[1].paths else 0
+        operands[other] = _written_out(operands[other], "dot_general", observe)
     side = 1 if is_perturbed(operands[1]) else 0
     leaf, x = operands[side], operands[1 - side]
     observe("batch", leaf, "dot_general", batch[side])
@@ -165,7 +166,7 @@ def _dot_general(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> Any:
 
 
 def _conv(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> Any:
-    """x * (W + Σ_r L_r R_r) = x * W + Σ_r (x * L_r) R_r, R along the output features."""
+    """Convolves: x * (W + Σ L_r R_r) = x * W + Σ (x * L_r) R_r, R by output feature."""
     image, leaf = operands
     params = eqn.params
     numbers: lax.ConvDimensionNumbers = params["dimension_numbers"]
@@ -192,7 +193,9 @@ def _conv(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> Any:
     feature = numbers.out_spec[1]
     right = jnp.reshape(theirs[0], (leaf.shape[out_dim], -1)).astype(accumulator)
     delta = jnp.moveaxis(jnp.moveaxis(thin, feature, -1) @ right.T, -1, feature)
-    scaled = leaf.scale(delta) if isinstance(leaf.scale, Shift) else delta * leaf.scale
+    scale = leaf.scale
+    is_shift = isinstance(scale, Shift)
+    scaled = scale.shifted(scale.signed(delta)) if is_shift else delta * scale
     out = conv(image, leaf.weight) + scaled
     return out.astype(eqn.outvars[0].aval.dtype)
 
@@ -207,7 +210,7 @@ def _gather(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> Any:
     observe(event, leaf, "gather", numbers.start_index_map)
     out = structure.gather(leaf, indices, eqn.params)
     if not single:
-        out.path = None  # rows that were looked up are activations
+        out.paths = ()  # rows that were looked up are activations
     return out
 
 
@@ -289,24 +292,24 @@ def _join(fixed: list[Any], state: Sequence[Any]) -> list[Any]:
 
 @jax.tree_util.register_pytree_node_class
 class _Layers:
-    """A perturbed stack that a scan takes apart: its arrays, without the shared scale."""
+    """A perturbed stack for a scan to take apart: the scale is shared, not scanned."""
 
-    def __init__(self, arrays: Any, scale: Any, path: str | None):
-        self.arrays, self.scale, self.path = arrays, scale, path
+    def __init__(self, arrays: Any, scale: Any, paths: tuple[str, ...]):
+        self.arrays, self.scale, self.paths = arrays, scale, paths
 
     @classmethod
     def of(cls, leaf: Perturbed, observe: Observer) -> "_Layers":
         observe("batch", leaf, "scan", (0,))
         length = leaf.shape[0]
         factors = [jnp.broadcast_to(f, (length, *f.shape[1:])) for f in leaf.factors]
-        return cls((leaf.weight, factors), _Closed(leaf.scale), leaf.path)
+        return cls((leaf.weight, factors), _Closed(leaf.scale), leaf.paths)
 
     def one(self) -> Perturbed:
         weight, factors = self.arrays
-        return Perturbed(weight, factors, self.scale.value, self.path)
+        return Perturbed(weight, factors, self.scale.value, self.paths)
 
     def tree_flatten(self) -> tuple[tuple, tuple]:
-        return (self.arrays,), (self.scale, self.path)
+        return (self.arrays,), (self.scale, self.paths)
 
     @classmethod
     def tree_unflatten(cls, static: tuple, children: tuple) -> "_Layers":

@@ -25,9 +25,9 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
         known: The names that exist.
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    if not near:  # `rate` is no typing error for `learning_rate`, but means it
-        near = [one for one in known if name in one.rsplit(".", 1)[-1]][:1]
+    # `rate` is no misspelling of `learning_rate`, but means it.
+    near = [one for one in known if name in one.rsplit(".", 1)[-1].split("_")]
+    near = near or difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(known)}"
     return UserError(f"there is no {what} {name!r}: {hint}")
 

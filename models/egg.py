@@ -144,7 +144,7 @@ class Egg:
         """Like `step`, with the residual stream after each stage, by name."""
         keep = token.astype(jnp.int32) != self.separator
         seen, new_state = {}, []
-        y = params["embedding"][token.astype(jnp.int32)]
+        y = _stage(params["embedding"][token.astype(jnp.int32)])
         seen["embedding"] = y
         for index, (block, s) in enumerate(zip(params["layers"], state, strict=True)):
             s = self._gru(
@@ -195,7 +195,7 @@ class Egg:
             x, weight, (((0,), (1,)), ((), ())), preferred_element_type=jnp.int32
         )
         bits = FIXED_POINT + _log2(x.shape[0], 2)
-        return saturate(shift_right(product, bits, self.rounding))
+        return _stage(saturate(shift_right(product, bits, self.rounding)))
 
     def _norm(
         self, weight: Int8[Array, " width"], x: Int8[Array, " width"]
@@ -204,7 +204,8 @@ class Egg:
         x = x.astype(jnp.int32)
         total = jnp.sum(jnp.abs(x), dtype=jnp.int32)
         mean = shift_right(total, _log2(self.width), self.rounding)
-        return divide(x * weight.astype(jnp.int32), jnp.maximum(mean, 1), self.rounding)
+        x = x * weight.astype(jnp.int32)
+        return _stage(divide(x, jnp.maximum(mean, 1), self.rounding))
 
     def _gru(
         self, block: Params, x: Int8[Array, " width"], state: Int8[Array, " width"]
@@ -224,7 +225,18 @@ class Egg:
             block["candidate_bias"],
         )
         change = gate * (candidate.astype(jnp.int32) - state_)
-        return (state_ + shift_right(change, 8, self.rounding)).astype(jnp.int8)
+        state_ = state_ + shift_right(change, 8, self.rounding)
+        return _stage(state_.astype(jnp.int8))
+
+
+def _stage(x: Int8[Array, "*shape"]) -> Int8[Array, "*shape"]:
+    """Mark the end of a stage, whose int8 result is worth keeping in memory.
+
+    XLA's CPU backend would rather compute a chain of elementwise operations anew in
+    each of its consumers, which doubles the cost of the forward pass. (That backend
+    drops the mark before it could matter, unless told not to.)
+    """
+    return lax.optimization_barrier(x)
 
 
 def log_probability(
@@ -239,7 +251,7 @@ def log_probability(
 def _add(*terms: Int8[Array, " width"]) -> Int8[Array, " width"]:
     """The saturated sum."""
     first, *others = (term.astype(jnp.int32) for term in terms)
-    return saturate(sum(others, start=first))
+    return _stage(saturate(sum(others, start=first)))
 
 
 def _log2(x: int, base_bits: int = 1) -> int:
