@@ -14,6 +14,9 @@ from tasks.control.environment import flatten, make
 from tasks.control.rollout import rollout
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:Brax System.*:UserWarning")
+
+
 class Seen(NamedTuple):
     """What a library says at one moment, in the form that our adapters give it."""
 
