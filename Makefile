@@ -13,7 +13,7 @@ NEWEST := .venv-newest/bin
 NEWEST_STAMP := .venv-newest/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-newest test-slow lint format types wheel clean
+.PHONY: help venv demo test test-newest test-slow lint format types wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -25,6 +25,9 @@ $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@touch $@
+
+demo: venv  ## balance CartPole-v1, from scratch to a mean return of 475
+	$(BIN)/eggroll train configs/rl/cartpole.yaml --name demo --target 475 --seconds 60
 
 test: venv  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

@@ -1,13 +1,17 @@
 """What the commands of the command line do, given a way to say things."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import jax
+from jaxtyping import PyTree
 
 from eggroll import (
     build,
     experiment as experiments,
+    memory,
     metrics,
     plotting,
     run as runs,
@@ -18,14 +22,17 @@ from eggroll import (
 from eggroll.check import validate
 from eggroll.checkpoint import Checkpoints
 from eggroll.config import plain
+from eggroll.coverage import coverage
 from eggroll.experiment import Experiment
 from eggroll.run import Run
 from eggroll.state import Purpose, key_for
+from eggroll.task import first_row
 from eggroll.training import Stop
 
 
 Say = Callable[[str], None]
 Overrides = Sequence[tuple[str, str]]
+T = TypeVar("T")
 
 
 def train(config: str, overrides: Overrides, say: Say) -> int:
@@ -90,14 +97,62 @@ def compare(directories: Sequence[str], output: Path, say: Say) -> int:
 
 
 def info(config: str, overrides: Overrides, say: Say) -> int:
-    """Tells what a config would run; makes nothing but one batch of data."""
+    """Tells what a config would run; computes nothing but one batch of data."""
     loaded = settings.load(config, overrides, name=Path(config).stem)
     experiment = experiments.prepare(loaded)
     say(yamlfile.dump(plain(loaded)))
-    params = jax.eval_shape(experiment.task.init, jax.random.key(0))
-    leaves = jax.tree.leaves(params)
+    about = inspect.getdoc(experiment.task) or ""
+    say(f"{loaded.task.path}: {about.partition(chr(10))[0]}")
+    leaves = jax.tree.leaves(jax.eval_shape(experiment.task.init, jax.random.key(0)))
     say(f"{sum(leaf.size for leaf in leaves):,} parameters in {len(leaves)} arrays")
+    ranks = {"eggroll": loaded.strategy.rank, "openes": None}
+    if loaded.algorithm in ranks:
+        _tell_plan(experiment, ranks[loaded.algorithm], say)
     return 0
+
+
+def _tell_plan(experiment: Experiment, rank: int | None, say: Say) -> None:
+    """Says how each parameter is perturbed, and how much memory that takes."""
+    config, task, _ = experiment
+    strategy = build.strategy(config, rank=rank)
+    key = jax.random.key(config.seed)
+    params = jax.eval_shape(lambda: build.precise(config, task.init(key)))
+    data = first_row(task.batch(task.initial_state(), 0, key), task.data_axes)
+    carry = first_row(task.initial_carry(strategy.population), 0)
+    evaluate = lambda params, data, carry, *, key: task.evaluate(
+        params, data, carry, key
+    )
+    found = _abstractly(
+        lambda params: coverage(
+            evaluate, params, data, carry, rank=rank, rules=strategy.rules
+        ),
+        params,
+    )
+    say(f"\n{found}\n")
+    devices = build.mesh(config).size
+    members = strategy.population // devices
+    budget = memory.budget()
+    chunk = strategy.chunk or memory.rows_within(budget, found.bytes_per_member)
+    say(
+        f"{strategy.population:,} members on {devices} device(s), at once "
+        f"{min(chunk, members):,} on each: at most {_size(found.bytes_per_member)} a "
+        f"member, {_size(budget)} a device"
+    )
+
+
+def _abstractly(function: Callable[[PyTree], T], like: PyTree) -> T:
+    """What `function` finds out about arrays like these, without having them."""
+    found = []
+    jax.eval_shape(lambda arrays: found.append(function(arrays)), like)
+    return found[0]
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"
 
 
 def _train(experiment: Experiment, run: Run, say: Say) -> int:

@@ -4,6 +4,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.core import Tracer
 
 from eggroll.check import check_task
 from eggroll.errors import UserError
@@ -108,7 +109,7 @@ def test_nothing_is_computed_by_the_check_but_a_batch_and_a_validation():
 
     class Counting(Line):
         def evaluate(self, params, data, carry, key):
-            traced.append(isinstance(params["w"], jax.core.Tracer))
+            traced.append(isinstance(params["w"], Tracer))
             return super().evaluate(params, data, carry, key)
 
     check_task(Counting())
