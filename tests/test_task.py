@@ -1,15 +1,14 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import pytest
 from jax.core import Tracer
+from toy import Line, Remembering, ScoredOutside
 
 from eggroll.check import check_task
 from eggroll.errors import UserError
 from eggroll.task import Task, first_row, rows
-from toy import Line, Remembering, ScoredOutside
 
 
 @pytest.mark.parametrize("task", [Line(), Remembering(), ScoredOutside()])
