@@ -102,10 +102,11 @@ def _check_member(
             f"evaluate: expected one number as fitness, got {_form(fitness)}: "
             "take the mean or the sum",
         )
-    if not jnp.issubdtype(fitness.dtype, jnp.floating):
+    kinds = (jnp.floating, jnp.integer)
+    if not any(jnp.issubdtype(fitness.dtype, kind) for kind in kinds):
         raise _error(
             task,
-            f"evaluate: expected a fitness of floating dtype, got {fitness.dtype}: "
+            f"evaluate: expected a real number as fitness, got {fitness.dtype}: "
             "convert it with .astype(jnp.float32)",
         )
     if not isinstance(aux, Mapping):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from eggroll import algorithms, build
+from eggroll import algorithms, build, metrics
 from eggroll.algorithms import Algorithm
 from eggroll.check import check_evaluation
 from eggroll.config import Config
@@ -35,6 +35,7 @@ def prepare(config: Config) -> Experiment:
         UserError: Something in the settings or in the task is wrong.
     """
     build.mesh(config)
+    metrics.check_sinks(config)
     task = build.task(config)
     algorithm = algorithms.find(task, config)
     check_evaluation(task, algorithm.members)

@@ -1,5 +1,6 @@
 """Where the figures of a run go: JSON lines always, other sinks on request."""
 
+import importlib.util
 import json
 import math
 from collections.abc import Mapping
@@ -38,10 +39,8 @@ class TensorBoard:
     """Event files for TensorBoard."""
 
     def __init__(self, directory: Path):
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise _missing("tensorboard") from None
+        from tensorboardX import SummaryWriter
+
         self._writer = SummaryWriter(str(directory))
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
@@ -56,10 +55,8 @@ class WeightsAndBiases:
     """A run on Weights & Biases; a resumed one is another of the same group."""
 
     def __init__(self, directory: Path, config: Config):
-        try:
-            import wandb
-        except ImportError:
-            raise _missing("wandb") from None
+        import wandb
+
         self._run = wandb.init(
             project="eggroll",
             group=directory.name,
@@ -104,6 +101,17 @@ def recorder(directory: Path, config: Config) -> Recorder:
     return Recorder(sinks)
 
 
+def check_sinks(config: Config) -> None:
+    """Refuses a sink whose package is not installed."""
+    packages = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+    for sink in config.sinks:
+        if importlib.util.find_spec(packages[sink]) is None:
+            raise UserError(
+                f"sinks: {packages[sink]} is not installed: "
+                f"pip install 'eggroll[{sink}]'"
+            )
+
+
 def read(path: Path) -> list[Row]:
     """The rows of a `metrics.jsonl`, without a last one that a kill cut short."""
     try:
@@ -123,9 +131,3 @@ def forget_after(path: Path, step: int) -> None:
     new = path.with_suffix(".new")
     new.write_text(text, encoding="utf-8")
     new.replace(path)  # at once, so that a kill leaves one or the other
-
-
-def _missing(extra: str) -> UserError:
-    return UserError(
-        f"sinks: {extra!r} is not installed: pip install 'eggroll[{extra}]'"
-    )

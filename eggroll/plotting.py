@@ -30,6 +30,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.edgecolor": "#9ca3af",
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#e5e7eb",
     "xtick.color": "#4b5563",
     "ytick.color": "#4b5563",
@@ -127,21 +128,14 @@ def _columns(rows: Sequence[Row], *names: str) -> tuple[np.ndarray, ...]:
 
 
 def _fitness(axes: Axes, rows: Sequence[Row]) -> None:
-    steps, mean, spread = _columns(rows, "step", "fitness/mean", "fitness/spread")
+    names = ("step", "fitness/mean", "fitness/spread", "fitness/best")
+    steps, mean, spread, best = _columns(rows, *names)
     axes.set_title("fitness of the population")
     if len(steps):
-        low, high = mean - spread, mean + spread
-        axes.fill_between(
-            steps,
-            low,
-            high,
-            color=COLOURS[1],
-            alpha=0.18,
-            linewidth=0,
-            label="± spread",
-        )
+        low, high = mean - spread, np.minimum(mean + spread, best)
+        band = {"color": COLOURS[1], "alpha": 0.18, "linewidth": 0}
+        axes.fill_between(steps, low, high, **band, label="± spread")
         axes.plot(steps, mean, color=COLOURS[1], label="mean")
-        steps, best = _columns(rows, "step", "fitness/best")
         axes.plot(steps, best, color="#9ca3af", linewidth=1, label="best")
         axes.legend(loc="best", ncols=3)
 

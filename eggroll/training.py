@@ -112,7 +112,9 @@ class _Loop:
         self.validation: dict[str, float] = {}
         self.is_fresh = not self.checkpoints.steps()
         self.is_compiled = False
-        if not self.is_fresh:
+        if self.is_fresh:
+            self._begin()
+        else:
             self._resume()
         self.started = time.perf_counter() - self.progress.elapsed
 
@@ -211,6 +213,14 @@ class _Loop:
             "versions": versions(),
         }
         self.checkpoints.save(self.step, self.state, facts)
+
+    def _begin(self) -> None:
+        if any(row["step"] > 0 for row in metrics.read(self.metrics)):
+            raise UserError(
+                f"{self.path} has figures but no checkpoint to resume from: "
+                "start another run"
+            )
+        metrics.forget_after(self.metrics, -1)  # of a kill before the first checkpoint
 
     def _resume(self) -> None:
         restored = self.checkpoints.restore(like=self.state)

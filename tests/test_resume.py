@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 
 import pytest
@@ -109,3 +110,19 @@ def test_what_would_make_it_another_run_cannot_change(tmp_path):
     run = runs.create(config(tmp_path))
     with pytest.raises(UserError, match=r"strategy.population cannot change when"):
         runs.change(run, [("population", "64")])
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
+    run = runs.create(config(tmp_path))
+    run.metrics.write_text('{"step": 0, "validation/error": 3.0}\n')
+    resume(run.path)
+    assert [row["step"] for row in metrics.read(run.metrics)] == list(range(13))
+
+
+def test_figures_whose_checkpoints_were_removed_are_not_written_over(tmp_path):
+    run, _ = train(config(tmp_path))
+    before = run.metrics.read_bytes()
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(UserError, match="has figures but no checkpoint"):
+        resume(run.path)
+    assert run.metrics.read_bytes() == before

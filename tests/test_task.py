@@ -34,7 +34,7 @@ def with_evaluate(result: Any) -> Task:
             lambda f, c, a: (jnp.ones(3), c, a),
             r"one number as fitness, got float32\[3\]",
         ),
-        (lambda f, c, a: (1, c, a), "fitness of floating dtype, got int32"),
+        (lambda f, c, a: (f > 0, c, a), "a real number as fitness, got bool"),
         (lambda f, c, a: (f, (c, c), a), "carry to keep its structure"),
         (lambda f, c, a: (f, c[:1], a), r"float32\[2\] at 'the top', got float32\[1\]"),
         (lambda f, c, a: (f, c.astype(int), a), r"got int32\[2\]"),
