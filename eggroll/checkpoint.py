@@ -5,8 +5,11 @@ data without a word (19 of 20 flipped bits went unnoticed). So each leaf is save
 its SHA-256, and what does not match gives way to the newest older one that does.
 """
 
+import contextlib
 import hashlib
+import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,11 +74,12 @@ class Checkpoints:
         )
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
-            self._manager.save(step, args=items)
+            with _quiet():
+                self._manager.save(step, args=items)
         except Exception as error:  # of many kinds, from Orbax and from TensorStore
             raise UserError(
                 f"the checkpoint of step {step} cannot be written to {self.directory}: "
-                f"{_first_line(error)}; earlier checkpoints are untouched"
+                f"{_in_short(error)}; earlier checkpoints are untouched"
             ) from error
 
     def restore(self, like: PyTree, step: int | None = None) -> Restored:
@@ -99,7 +103,7 @@ class Checkpoints:
             try:
                 return Restored(number, *self._read(number, like), damaged)
             except Exception as error:  # of many kinds, as damage is
-                damaged[number] = _first_line(error)
+                damaged[number] = _in_short(error)
         reasons = "; ".join(f"step {number}: {why}" for number, why in damaged.items())
         raise UserError(
             f"there is no readable checkpoint in {self.directory}"
@@ -125,7 +129,8 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(form), note=ocp.args.JsonRestore()
         )
-        restored = self._manager.restore(step, args=items)
+        with _quiet():
+            restored = self._manager.restore(step, args=items)
         note, state = restored["note"], restored["state"]
         for name, found in checksums(state).items():
             if note["checksums"].get(name) != found:
@@ -150,6 +155,20 @@ def _checksum(leaf: jax.Array) -> str:
     return digest.hexdigest()
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]:.200}"
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax from logging the tracebacks of what it raises, too."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _in_short(error: Exception) -> str:
+    text = (str(error).strip().splitlines() or [""])[0]
+    if len(text) > 200:  # TensorStore puts the cause last
+        text = f"{text[:40]} ... {text[-140:]}"
+    return f"{type(error).__name__}: {text}"
