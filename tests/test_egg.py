@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference_egg as reference
+from jaxprs import floating_point
 
 from models.egg import Egg, log_probability
 from models.integer_math import Rounding
-from tests import reference_egg as reference
-from tests.jaxprs import floating_point
 
 
 MODES: dict[str, Rounding] = {"default": "nearest", "paper": "floor"}

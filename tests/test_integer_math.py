@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference_egg as reference
 
 from models.integer_math import (
     EXP2,
@@ -10,7 +11,6 @@ from models.integer_math import (
     log2_sixteenths,
     shift_right,
 )
-from tests import reference_egg as reference
 
 
 MODES: dict[str, Rounding] = {"default": "nearest", "paper": "floor"}
