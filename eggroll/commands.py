@@ -24,10 +24,10 @@ from eggroll.checkpoint import Checkpoints
 from eggroll.config import plain
 from eggroll.coverage import coverage
 from eggroll.experiment import Experiment
+from eggroll.outcome import Stop, is_reached
 from eggroll.run import Run
 from eggroll.state import Purpose, key_for
 from eggroll.task import first_row
-from eggroll.training import Stop
 
 
 Say = Callable[[str], None]
@@ -170,9 +170,7 @@ def _train(experiment: Experiment, run: Run, say: Say) -> int:
     )
     say(f"curve: {run.curve}")
     target = run.config.budget.target
-    if target is None or training.is_reached(
-        validation, target, experiment.task.maximise
-    ):
+    if target is None or is_reached(validation, target, experiment.task.maximise):
         return 0
     say(f"the target of {target:g} is missed")
     return 1

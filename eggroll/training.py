@@ -5,8 +5,6 @@ holds all that the next step needs, and each key is a function of base key and s
 """
 
 import dataclasses
-import enum
-import signal
 import time
 from collections.abc import Callable
 
@@ -22,57 +20,12 @@ from eggroll.config import plain
 from eggroll.errors import UserError
 from eggroll.experiment import Experiment, initial_state
 from eggroll.interrupt import Interrupt, interruptible
+from eggroll.outcome import Outcome, Progress, Stop, is_reached
 from eggroll.run import Run, versions
-from eggroll.state import Purpose, State, key_for
+from eggroll.state import Purpose, key_for
 
 
 Report = Callable[[str], None]
-
-
-class Stop(enum.Enum):
-    """Why a run ended; the value says it in words."""
-
-    GENERATIONS = "all generations are done"
-    SECONDS = "the training time is used up"
-    TARGET = "the target is reached"
-    INTERRUPT = "interrupted"
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """What a run has used so far, over all its sittings.
-
-    Attributes:
-        seconds: Of training: data and steps, without compilation and validation. The
-            first step of each sitting compiles and is not counted.
-        elapsed: Of wall-clock time, everything included.
-        evaluations: Of fitness.
-        samples: As the task counts them.
-    """
-
-    seconds: float = 0.0
-    elapsed: float = 0.0
-    evaluations: int = 0
-    samples: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Attributes:
-        stop: Why.
-        state: The last state; it is saved.
-        validation: The last figures of the unperturbed parameters.
-        progress: What was used.
-        signal: What interrupted it, if anything did.
-    """
-
-    stop: Stop
-    state: State
-    validation: dict[str, float]
-    progress: Progress
-    signal: signal.Signals | None
 
 
 def train(
@@ -170,7 +123,9 @@ class _Loop:
         else:
             row["compile_seconds"] = seconds
             self.is_compiled = True
-        return row | dataclasses.asdict(self.progress), row["fitness/nonfinite"] == 1
+        return row | dataclasses.asdict(self.progress), row.get(
+            "fitness/nonfinite"
+        ) == 1
 
     def _validate(self) -> dict[str, float]:
         self.validation = self._validation(Purpose.VALIDATE)
@@ -252,16 +207,6 @@ class _Loop:
             f"learning rate, or look into evaluate of {type(self.task).__name__}; "
             f"all so far is in {self.path}"
         )
-
-
-def is_reached(
-    validation: dict[str, float], target: float | None, maximise: bool
-) -> bool:
-    """Whether the headline metric, the first one, is as good as the target."""
-    headline = next(iter(validation.values()))
-    if target is None:
-        return False
-    return headline >= target if maximise else headline <= target
 
 
 @jax.jit

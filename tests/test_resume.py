@@ -8,7 +8,7 @@ from toyrun import config, figures, interrupt_at, resume, train
 from eggroll import metrics, run as runs
 from eggroll.checkpoint import Checkpoints, checksums
 from eggroll.errors import UserError
-from eggroll.training import Stop
+from eggroll.outcome import Stop
 
 
 class Killed(BaseException):

@@ -7,7 +7,7 @@ from toyrun import config, train
 from eggroll import experiment as experiments, metrics, run as runs
 from eggroll.checkpoint import Checkpoints
 from eggroll.errors import UserError
-from eggroll.training import Stop
+from eggroll.outcome import Stop
 
 
 @pytest.mark.parametrize("algorithm", ["eggroll", "openes", "backprop"])

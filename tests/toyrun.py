@@ -7,8 +7,8 @@ import toy
 
 from eggroll import experiment as experiments, metrics, run as runs, settings, training
 from eggroll.config import Config
+from eggroll.outcome import Outcome
 from eggroll.run import Run
-from eggroll.training import Outcome
 
 
 TIMES = ("seconds", "elapsed", "evaluations/s", "examples/s", "compile_seconds")
