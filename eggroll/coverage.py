@@ -22,8 +22,8 @@ class LeafCoverage:
     Attributes:
         layout: how it is perturbed.
         operations: the operations that met it with a rule of their own.
-        materialised: the operations that need it written out for every member. For a
-            full-rank leaf that is no loss.
+        materialised: the operations that need it, or a matrix of it, written out for
+            every member. None for a full-rank leaf, which always is.
         bytes_per_member: of its noise.
     """
 

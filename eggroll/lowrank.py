@@ -11,8 +11,8 @@ weight, of size 1 where it does not vary, and behind them the rank:
     perturbed = weight + scale · Σ_r  factor_1[..., r] · factor_2[..., r] · …
 
 Two factors that vary along complementary dimensions make a low-rank perturbation (along
-shared dimensions too: one matrix per layer of a stack); one factor that varies along all
-dimensions makes a full-rank one.
+shared dimensions too: one matrix per layer of a stack); one factor that varies along
+all dimensions makes a full-rank one.
 """
 
 import dataclasses
@@ -105,7 +105,9 @@ class Perturbed:
 
     def tree_flatten_with_keys(self) -> tuple[tuple, tuple[str, ...]]:
         keys = (jax.tree_util.GetAttrKey(k) for k in ("weight", "factors", "scale"))
-        return tuple(zip(keys, (self.weight, self.factors, self.scale))), self.paths
+        return tuple(
+            zip(keys, (self.weight, self.factors, self.scale), strict=True)
+        ), self.paths
 
     @classmethod
     def tree_unflatten(cls, paths: tuple[str, ...], children: Any) -> Self:
@@ -126,6 +128,11 @@ class Perturbed:
     @property
     def rank(self) -> int:
         return self.factors[0].shape[-1]
+
+    @property
+    def is_thin(self) -> bool:
+        """Whether one factor alone varies: writing it out costs nothing."""
+        return sum(f.size > self.rank for f in self.factors) < 2
 
     def materialise(self) -> Shaped[Array, "*dims"]:
         """Returns the perturbed array itself, in the weight's type.
@@ -221,6 +228,10 @@ def dot_general(
         # then read four times the bytes at every turn: tie them to `x`, which changes.
         x, factors = lax.optimization_barrier((x, leaf.factors))
         leaf = leaf.replace(leaf.weight, factors)
+    if jnp.issubdtype(leaf.dtype, jnp.floating) and not jnp.issubdtype(
+        x.dtype, jnp.inexact
+    ):
+        x = x.astype(dtype)  # integers would round the factors
     base = lax.dot_general(
         x, leaf.weight, dims, precision=precision, preferred_element_type=accumulator
     )
@@ -246,7 +257,7 @@ def _contract(
     factors.sort(key=lambda f: -len(contracted & set(f[1])))
     value, names = x, x_names
     for k, (factor, factor_names) in enumerate(factors):
-        later = {n for _, f in factors[k + 1 :] for n in f}
+        later = dict.fromkeys(n for _, f in factors[k + 1 :] for n in f)
         keep = [n for n in out if n in {*names, *factor_names}]
         keep += [n for n in later if n in {*names, *factor_names} and n not in out]
         value = _product(
@@ -304,7 +315,7 @@ def _product(
 
 
 def _align(array: Array, names: list[str], target: list[str]) -> Array:
-    """Orders the dimensions of a named array as in `target`; size 1 where it has none."""
+    """Orders a named array's dimensions as in `target`; size 1 where it has none."""
     order = [names.index(n) for n in target if n in names]
     array = jnp.transpose(array, order)
     return jnp.expand_dims(array, [i for i, n in enumerate(target) if n not in names])

@@ -2,15 +2,15 @@
 
 A leaf that is contracted (a matmul, a convolution, an embedding's lookup) is a matrix:
 the contracted dimensions are its rows, the rest its columns, and dimensions that a loop
-or a batched product takes apart are a batch of independent matrices. A leaf that is only
-added or multiplied elementwise gets full-rank noise. Rules by path override.
+or a batched product takes apart are a batch of independent matrices. A leaf that is
+only added or multiplied elementwise gets full-rank noise. Rules by path override.
 """
 
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -98,11 +98,13 @@ class Layout:
             return ()
         sides = (self.rows, self.cols) if self.cols else (range(len(self.shape)),)
         return tuple(
-            tuple(
-                n if d in side or d in self.batch else 1
-                for d, n in enumerate(self.shape)
+            (
+                *(
+                    n if d in side or d in self.batch else 1
+                    for d, n in enumerate(self.shape)
+                ),
+                self.rank,
             )
-            + (self.rank,)
             for side in sides
         )
 
@@ -159,8 +161,10 @@ def named_leaves(params: Any) -> list[tuple[str, Any]]:
 
 
 def is_array(x: Any) -> bool:
-    """Whether a leaf is an array (and not a function or a string of a module)."""
-    return isinstance(x, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))
+    """Whether a leaf is an array of numbers (no function, string or random key)."""
+    return isinstance(x, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)) and not (
+        jnp.issubdtype(x.dtype, jax.dtypes.extended)
+    )
 
 
 def match_path(path: str, pattern: str) -> bool:
@@ -186,6 +190,23 @@ def _check_rules(rules: Sequence[tuple[str, Rule]], paths: list[str]) -> None:
 class _Uses:
     batch: set[int] = dataclasses.field(default_factory=set)
     contracted: list[frozenset[int]] = dataclasses.field(default_factory=list)
+    indexed: set[int] = dataclasses.field(default_factory=set)
+    parts: set[int] = dataclasses.field(default_factory=set)
+
+    def sides(self, shape: Sequence[int]) -> tuple[set[int], set[int]]:
+        """Returns the dimensions that are a batch, and those of the left factor.
+
+        One position at a time is how a loop takes the layers of a stack: they are a
+        batch, if a matrix is left without them. It is also how an embedding looks up a
+        single token, and then they are rows.
+        """
+        contracted = [c - self.batch for c in self.contracted if c - self.batch]
+        single = (self.indexed | self.parts) - self.batch - {*()}.union(*contracted)
+        if not contracted:
+            return self.batch, self.indexed - self.batch
+        left = {*range(len(shape))} - self.batch - single - contracted[0]
+        is_matrix = math.prod(shape[d] for d in left) > 1
+        return self.batch | (single if is_matrix else set()), {*contracted[0]}
 
 
 def _record_uses(jaxpr: ClosedJaxpr, named: list[tuple[str, Any]]) -> dict[str, _Uses]:
@@ -195,21 +216,28 @@ def _record_uses(jaxpr: ClosedJaxpr, named: list[tuple[str, Any]]) -> dict[str, 
     operation takes it, the factors that vary along a dimension say where it comes from.
     """
     uses: dict[str, _Uses] = {}
+    shapes = {path: x.shape for path, x in named if is_array(x)}
 
     def observe(event: str, leaf: Perturbed, primitive: str, dims: Any) -> None:
-        origin = {
+        varying = {
             k for k, f in enumerate(leaf.factors) for d in dims if f.shape[d] != 1
         }
         for path in leaf.paths:
+            # what was joined may have one factor more than the leaf has dimensions
+            origin = {k for k in varying if k < len(shapes[path])}
             seen = uses.setdefault(path, _Uses())
             if event == "batch":
                 seen.batch |= origin
             elif event == "contract" and origin:
                 seen.contracted.append(frozenset(origin))
+            elif event == "index":
+                seen.indexed |= origin
+            elif event == "part":
+                seen.parts |= origin
 
     def probe(path: str, leaf: Any) -> Any:
-        if not _is_floating(leaf) or not leaf.ndim:
-            return jnp.zeros(leaf.shape, leaf.dtype)
+        if not _is_floating(leaf) or not leaf.ndim or not math.prod(leaf.shape):
+            return jnp.zeros_like(leaf)
         factors = [
             jnp.zeros([n if d == k else 1 for d, n in enumerate(leaf.shape)] + [1])
             for k in range(leaf.ndim)
@@ -240,26 +268,21 @@ def _layout(
     uses: _Uses | None,
     rules: Sequence[tuple[str, Rule]],
 ) -> Layout:
-    named = (path, tuple(leaf.shape), str(leaf.dtype))
+    named = (path, tuple(leaf.shape), str(jax.dtypes.canonicalize_dtype(leaf.dtype)))
     if not _is_floating(leaf) or not math.prod(leaf.shape):
         return Layout(*named, frozen)
     if rule.rank is None or rule.rank == 0:
         return Layout(*named, rule)
     forced = any(match_path(path, p) for p, _ in rules)
-    batch = tuple(sorted(uses.batch)) if uses else ()
+    batch, rows = (uses or _Uses()).sides(leaf.shape)
     inner = [d for d in range(leaf.ndim) if d not in batch]
-    rows = (
-        next((c - {*batch} for c in uses.contracted if c - {*batch}), None)
-        if uses
-        else None
-    )
-    if rows is None and forced:
-        rows = set(inner[:-1])
-    rows = tuple(d for d in inner if d in (rows or ()))
+    if not rows and forced:
+        rows = {*inner[:-1]}
+    rows = tuple(d for d in inner if d in rows)
     cols = tuple(d for d in inner if d not in rows)
     if min(_size(leaf, rows), _size(leaf, cols)) == 1:
         return Layout(*named, dataclasses.replace(rule, rank=None))
-    return Layout(*named, rule, batch, rows, cols)
+    return Layout(*named, rule, tuple(sorted(batch)), rows, cols)
 
 
 def _size(leaf: Any, dims: Sequence[int]) -> int:

@@ -1,10 +1,10 @@
 """Views of a perturbed array: operations that keep weight and factors apart.
 
-Each takes a `Perturbed` and returns one that stands for the operation's result. A factor
-has size 1 along dimensions where it does not vary, and keeps it.
+Each takes a `Perturbed` and returns one that stands for the operation's result. A
+factor has size 1 along dimensions where it does not vary, and keeps it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -117,7 +117,10 @@ def dynamic_slice(
         at = [s if v else jnp.zeros_like(s) for s, v in zip(start, varies, strict=True)]
         at += [jnp.zeros_like(start[0]) for _ in extra]
         size = [n if v else 1 for n, v in zip(sizes, varies, strict=True)]
-        return lax.dynamic_slice(array, at, (*size, *extra))
+        # what is negative here is out of bounds, and clamped
+        return lax.dynamic_slice(
+            array, at, (*size, *extra), allow_negative_indices=False
+        )
 
     return leaf.replace(
         cut(leaf.weight), [cut(f, (f.shape[-1],)) for f in leaf.factors]
@@ -130,26 +133,37 @@ def gather(
     """Takes slices at run-time positions: the rows of an embedding.
 
     A factor that does not vary along the indexed dimensions is not gathered at all: its
-    one slice serves every index.
+    one slice serves every index. Where an index is out of bounds, and the result is a
+    value of the caller's choice, one factor is zero.
     """
     numbers: lax.GatherDimensionNumbers = params["dimension_numbers"]
     indexed = {*numbers.start_index_map, *numbers.operand_batching_dims}
+    vary = [any(f.shape[d] != 1 for d in indexed) for f in leaf.factors]
+    vary[0] |= not any(vary)
 
-    def take(factor: Array) -> Array:
-        varies = any(factor.shape[d] != 1 for d in indexed)
+    def take(factor: Array, varies: bool) -> Array:
         anywhere = jnp.zeros((1,) * (indices.ndim - 1) + indices.shape[-1:], int)
-        at = indices if varies else anywhere
+        at, shape = indices if varies else anywhere, list(factor.shape)
+        for d in numbers.operand_batching_dims if varies else ():
+            shape[d] = leaf.shape[d]
         sizes = [
-            n if factor.shape[d] == leaf.shape[d] else 1
+            n if shape[d] == leaf.shape[d] else 1
             for d, n in enumerate(params["slice_sizes"])
         ]
-        per_rank = lambda array: lax.gather(  # noqa: E731
-            array, at, numbers, sizes, mode="clip"
-        )
-        return jax.vmap(per_rank, in_axes=-1, out_axes=-1)(factor)
+        how = {**params, "slice_sizes": sizes, "fill_value": 0}
+        per_rank = lambda array: lax.gather(array, at, **how)
+        wide = jnp.broadcast_to(factor, shape)
+        return jax.vmap(per_rank, in_axes=-1, out_axes=-1)(wide)
 
     weight = lax.gather(leaf.weight, indices, **params)
-    return leaf.replace(weight, [take(f) for f in leaf.factors])
+    factors = [take(f, v) for f, v in zip(leaf.factors, vary, strict=True)]
+    return leaf.replace(weight, factors)
+
+
+def rev(leaf: Perturbed, dimensions: Sequence[int]) -> Perturbed:
+    """Turns dimensions round."""
+    factors = [lax.rev(f, dimensions) for f in leaf.factors]
+    return leaf.replace(lax.rev(leaf.weight, dimensions), factors)
 
 
 def convert(leaf: Perturbed, dtype: Any) -> Perturbed:
@@ -157,10 +171,10 @@ def convert(leaf: Perturbed, dtype: Any) -> Perturbed:
     return leaf.replace(leaf.weight.astype(dtype), leaf.factors)
 
 
-def times(leaf: Perturbed, scalar: Array) -> Perturbed:
-    """Multiplies by a number."""
-    scale = leaf.scale * scalar.astype(leaf.accumulator)
-    return Perturbed(leaf.weight * scalar, leaf.factors, scale, leaf.paths)
+def scaled(leaf: Perturbed, operation: Callable, number: Array) -> Perturbed:
+    """Multiplies or divides by a number: weight and scale undergo the same."""
+    scale = operation(leaf.scale, number.astype(leaf.accumulator))
+    return Perturbed(operation(leaf.weight, number), leaf.factors, scale, leaf.paths)
 
 
 def concatenate(leaves: Sequence[Perturbed], axis: int) -> Perturbed | None:
@@ -168,18 +182,19 @@ def concatenate(leaves: Sequence[Perturbed], axis: int) -> Perturbed | None:
 
     The parts keep ranks of their own: a part's factors are zero along the axis where
     the other parts are. With n parts the thin products are n times as dear: still thin.
+    Where a part's factors do not vary along the axis (it is new, as in `stack`), one
+    more factor says where the part is.
     """
     kinds = {len(x.factors) for x in leaves}
     if len(kinds) > 1 or any(isinstance(x.scale, Shift) for x in leaves):
         return None
     weight = jnp.concatenate([x.weight for x in leaves], axis)
-    ends = [0]
+    marked = any(all(f.shape[axis] == 1 for f in x.factors) for x in leaves)
+    parts, before = [], 0
     for x in leaves:
-        ends.append(ends[-1] + x.shape[axis])
-    parts = [
-        _placed(x, axis, before, weight.shape[axis] - before - x.shape[axis])
-        for x, before in zip(leaves, ends, strict=False)
-    ]
+        after = weight.shape[axis] - before - x.shape[axis]
+        parts.append(_placed(x, axis, (before, after), marked))
+        before += x.shape[axis]
     factors = []
     for same in zip(*parts, strict=True):
         dims = jnp.broadcast_shapes(*(f.shape[:-1] for f in same))
@@ -189,14 +204,18 @@ def concatenate(leaves: Sequence[Perturbed], axis: int) -> Perturbed | None:
     return Perturbed(weight, factors, jnp.float32(1.0), paths)
 
 
-def _placed(leaf: Perturbed, axis: int, before: int, after: int) -> list[Array]:
+def _placed(
+    leaf: Perturbed, axis: int, around: tuple[int, int], marked: bool
+) -> list[Array]:
     """The factors of a part of a longer array, with the scale in the first of them."""
     first, *rest = [f.astype(leaf.accumulator) for f in leaf.factors]
-    factors = [first * leaf.scale, *rest]
-    size = leaf.shape[axis]
     pad = [(0, 0)] * (leaf.ndim + 1)
-    pad[axis] = (before, after)
-    vary = [k for k, f in enumerate(factors) if f.shape[axis] == size]
-    for k in vary[: None if size > 1 else 1]:
-        factors[k] = jnp.pad(factors[k], pad)
+    pad[axis] = around
+    factors = [
+        f if f.shape[axis] == 1 else jnp.pad(f, pad)
+        for f in (first * leaf.scale, *rest)
+    ]
+    if marked:
+        dims = (leaf.shape[axis] if d == axis else 1 for d in range(leaf.ndim))
+        factors.append(jnp.pad(jnp.ones((*dims, leaf.rank), leaf.accumulator), pad))
     return factors

@@ -22,7 +22,9 @@ from eggroll.lowrank import Perturbed, Shift, dot_general
 
 # Called as `observe(event, leaf, primitive, dims)` whenever a perturbed array is used.
 # Events: "batch" (dims are taken apart: by a loop over layers, or as batch dimensions),
-# "contract" (dims are summed over, or looked up), "materialise".
+# "contract" (dims are summed over, or looked up), "index" and "part" (one position
+# along dims is taken: one found at run time, or a fixed one), "materialise" (what is
+# low-rank has to be written out).
 Observer = Callable[[str, Perturbed, str, Sequence[int]], None]
 
 
@@ -65,7 +67,7 @@ def perturbed(fn: Callable, *, strict: bool = False) -> Callable:
 def evaluate(
     jaxpr: ClosedJaxpr, args: Sequence[Any], observe: Observer
 ) -> list[jax.Array]:
-    """Evaluates a jaxpr, some of whose arguments are perturbed; materialises results."""
+    """Evaluates a jaxpr with perturbed arguments; materialises its results."""
     outs = _evaluate(jaxpr, args, observe)
     return [_written_out(x, "result", observe) for x in outs]
 
@@ -81,7 +83,7 @@ def ignore(event: str, leaf: Perturbed, primitive: str, dims: Sequence[int]) -> 
 
 def refuse(event: str, leaf: Perturbed, primitive: str, dims: Sequence[int]) -> None:
     """The observer that makes writing out a low-rank array an error."""
-    if event == "materialise" and len(leaf.factors) > 1 and leaf.paths:
+    if event == "materialise" and leaf.paths:
         raise ValueError(
             f"strict: `{primitive}` needs the low-rank leaf {', '.join(leaf.paths)} "
             f"of shape {leaf.shape} written out for every member; give it a rule "
@@ -134,18 +136,22 @@ def _apply(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> list[Any]:
 def _written_out(x: Any, primitive: str, observe: Observer) -> Any:
     if not is_perturbed(x):
         return x
-    observe("materialise", x, primitive, range(x.ndim))
+    if not x.is_thin:
+        observe("materialise", x, primitive, range(x.ndim))
     return x.materialise()
 
 
-# --- One rule an operation: `rule(eqn, operands, observe)` returns the result, perturbed
-# or not (a list if the operation has several), or None to have it materialised.
+# --- One rule an operation: `rule(eqn, operands, observe)` returns the result,
+# perturbed or not (a list if the operation has several), or None to have it
+# materialised.
 
 
 def _dot_general(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> Any:
     (contract, batch), params = eqn.params["dimension_numbers"], eqn.params
-    if all(is_perturbed(x) for x in operands):  # tied weights: keep the leaf of the two
-        other = 1 if not operands[1].paths else 0
+    if all(is_perturbed(x) for x in operands):
+        # A row that was looked up meets a matrix: write out the row.
+        by_size = lambda i: (bool(operands[i].paths), operands[i].weight.size)
+        other = min((0, 1), key=by_size)
         operands[other] = _written_out(operands[other], "dot_general", observe)
     side = 1 if is_perturbed(operands[1]) else 0
     leaf, x = operands[side], operands[1 - side]
@@ -205,13 +211,39 @@ def _gather(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> Any:
     if not is_perturbed(leaf) or is_perturbed(indices):
         return None
     numbers = eqn.params["dimension_numbers"]
-    single = indices.ndim == 1 and not numbers.operand_batching_dims
-    event = "batch" if single else "contract"
+    is_single = indices.ndim == 1
+    observe("batch", leaf, "gather", numbers.operand_batching_dims)
+    event = "index" if is_single else "contract"
     observe(event, leaf, "gather", numbers.start_index_map)
     out = structure.gather(leaf, indices, eqn.params)
-    if not single:
+    if not is_single:
         out.paths = ()  # rows that were looked up are activations
     return out
+
+
+def _dynamic_slice(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> Any:
+    leaf, *start = operands
+    if not is_perturbed(leaf):
+        return None
+    sizes = eqn.params["slice_sizes"]
+    _observe_position("index", leaf, "dynamic_slice", sizes, observe)
+    return structure.dynamic_slice(leaf, start, sizes)
+
+
+def _slice(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> Perturbed:
+    (leaf,), params = operands, eqn.params
+    start, limit = params["start_indices"], params["limit_indices"]
+    sizes = [b - a for a, b in zip(start, limit, strict=True)]
+    _observe_position("part", leaf, "slice", sizes, observe)
+    return structure.slice_(leaf, start, limit, params["strides"])
+
+
+def _observe_position(
+    event: str, leaf: Perturbed, primitive: str, sizes: Sequence[int], observe: Observer
+) -> None:
+    one = [d for d, n in enumerate(sizes) if n == 1 < leaf.shape[d]]
+    if one:
+        observe(event, leaf, primitive, one)
 
 
 def _scan(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> list[Any]:
@@ -345,28 +377,36 @@ def _convert(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> Any:
 
 def _scaled(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> Any:
     """Multiplication or division by a number."""
-    if is_perturbed(operands[1]):
-        if eqn.primitive.name == "div":
-            return None
-        operands = operands[::-1]
-    leaf, scalar = operands
-    if is_perturbed(scalar) or jnp.ndim(scalar) or isinstance(leaf.scale, Shift):
+    leaf, number = operands
+    is_product = eqn.primitive.name == "mul"
+    if is_product and not is_perturbed(leaf):
+        leaf, number = number, leaf
+    if not is_perturbed(leaf) or is_perturbed(number) or jnp.ndim(number):
         return None
-    scalar = jnp.asarray(scalar, leaf.dtype)
-    return structure.times(leaf, 1 / scalar if eqn.primitive.name == "div" else scalar)
+    if isinstance(leaf.scale, Shift):
+        return None
+    number = jnp.asarray(number, leaf.dtype)
+    return structure.scaled(leaf, jnp.multiply if is_product else jnp.divide, number)
 
 
 def _negated(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> Any:
     leaf = operands[0]
     if isinstance(leaf.scale, Shift):
         return None
-    return structure.times(leaf, jnp.asarray(-1, leaf.dtype))
+    return structure.scaled(leaf, jnp.multiply, jnp.asarray(-1, leaf.dtype))
 
 
 def _concatenate(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> Any:
     if not all(is_perturbed(x) for x in operands):
         return None
     return structure.concatenate(operands, eqn.params["dimension"])
+
+
+def _reshape(eqn: JaxprEqn, operands: list[Any]) -> Perturbed:
+    leaf, order = operands[0], eqn.params["dimensions"]
+    if order is not None:
+        leaf = structure.transpose(leaf, order)
+    return structure.reshape(leaf, eqn.params["new_sizes"])
 
 
 def _split(eqn: JaxprEqn, operands: list[Any]) -> list[Perturbed]:
@@ -403,24 +443,16 @@ _RULES: dict[str, Callable] = {
     "concatenate": _concatenate,
     "optimization_barrier": _barrier,
     "transpose": _view(lambda e, x: structure.transpose(x[0], e.params["permutation"])),
-    "reshape": _view(lambda e, x: structure.reshape(x[0], e.params["new_sizes"])),
+    "reshape": _view(_reshape),
+    "rev": _view(lambda e, x: structure.rev(x[0], e.params["dimensions"])),
     "squeeze": _view(lambda e, x: structure.squeeze(x[0], e.params["dimensions"])),
     "broadcast_in_dim": _view(
         lambda e, x: structure.broadcast_in_dim(
             x[0], e.params["shape"], e.params["broadcast_dimensions"]
         )
     ),
-    "slice": _view(
-        lambda e, x: structure.slice_(
-            x[0],
-            e.params["start_indices"],
-            e.params["limit_indices"],
-            e.params["strides"],
-        )
-    ),
-    "dynamic_slice": _view(
-        lambda e, x: structure.dynamic_slice(x[0], x[1:], e.params["slice_sizes"])
-    ),
+    "slice": _slice,
+    "dynamic_slice": _dynamic_slice,
     "split": _view(_split),
     "copy": _view(lambda e, x: x[0]),
     "copy_p": _view(lambda e, x: x[0]),
