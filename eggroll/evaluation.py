@@ -63,11 +63,11 @@ def trace(
     for x, m in zip(leaves, mapped, strict=True):
         if m:
             _check_rows(x, population)
-    is_data = [is_array(x) or isinstance(x, (int, float, complex)) for x in leaves]
-    is_data[:n_params] = [is_array(x) for x in leaves[:n_params]]
+    is_data = [is_array(x) for x in leaves[:n_params]]
+    is_data += [_is_data(x) for x in leaves[n_params:]]
     arrays = [jnp.asarray(x) for x, d in zip(leaves, is_data, strict=True) if d]
     mapped = [m for m, d in zip(mapped, is_data, strict=True) if d]
-    has_key = takes_key(fn)
+    has_key = takes_key(fn, 1 + len(args))
 
     def flat(*values: Any) -> Any:
         given = iter(values)
@@ -86,22 +86,32 @@ def trace(
     return Trace(jaxpr, out_tree, arrays[:n], arrays[n:], mapped[n:], has_key)
 
 
-def takes_key(fn: Callable) -> bool:
-    """Whether a function has a parameter named `key`: it gets the member's own."""
+def takes_key(fn: Callable, n_args: int) -> bool:
+    """Whether a function has a parameter `key` that its first arguments leave open."""
     try:
-        return "key" in inspect.signature(fn).parameters
+        signature = inspect.signature(fn)
+        given = signature.bind_partial(*range(n_args)).arguments
     except (TypeError, ValueError):
         return False
+    return "key" in signature.parameters and "key" not in given
+
+
+def _is_data(x: Any) -> bool:
+    """Whether an argument is given to the function as an array (or random key)."""
+    return isinstance(x, (jax.Array, int, float, complex)) or is_array(x)
 
 
 def _axes(in_axes: Any, args: tuple[PyTree, ...]) -> list[int | None]:
     """One entry, None or 0, for each leaf of the arguments, as `jax.vmap` reads them."""
     is_none = lambda x: x is None  # noqa: E731
     prefix = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
+    axes: list[int | None] = []
+
+    def spread(axis: int | None, arg: PyTree) -> None:
+        axes.extend([axis] * len(jax.tree.leaves(arg)))
+
     try:
-        axes = jax.tree.leaves(
-            jax.tree.broadcast(prefix, args, is_leaf=is_none), is_leaf=is_none
-        )
+        jax.tree.map(spread, prefix, args, is_leaf=is_none)
     except ValueError as error:
         raise ValueError(
             f"in_axes must be None, 0, or a tuple with an entry for each of the "
