@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
@@ -16,6 +17,8 @@ from eggroll.errors import UserError
 
 NETWORKS = {
     "mlp": "models.mlp:MLP",
+    "gru": "models.recurrent:GRU",
+    "conv": "models.conv:ConvNet",
 }
 
 
@@ -31,17 +34,23 @@ class Network:
     Attributes:
         kind: one of `NETWORKS`, or `package.module:Class`; the class is built as
             `Class(inputs, outputs, hidden=, activation=, rngs=)`.
-        observation_shape: shape of one observation.
+        observation_shape: shape of what one agent observes.
         outputs: how many numbers to put out.
         hidden: width of each hidden layer.
         activation: a name from `models.activations.ACTIVATIONS`.
+        agents: how many agents act at once, if it is a team: observations, outputs
+            and memory then have a leading axis of agents.
+        shared: whether all agents have the same parameters; if not, parameters have
+            a leading axis of agents too.
     """
 
     kind: str
     observation_shape: tuple[int, ...]
     outputs: int
     hidden: Sequence[int] = (64, 64)
-    activation: str = "tanh"
+    activation: str = "pqn"
+    agents: int | None = None
+    shared: bool = True
 
     def check(self) -> None:
         """Build the model without computing anything, to refuse what cannot be."""
@@ -49,22 +58,36 @@ class Network:
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Draw parameters: nested dicts of arrays."""
-        return jax.jit(lambda key: nnx.to_pure_dict(nnx.state(self._build(key))))(key)
+        draw = lambda key: nnx.to_pure_dict(nnx.state(self._build(key)))
+        if self.agents is None or self.shared:
+            return jax.jit(draw)(key)
+        return jax.jit(jax.vmap(draw))(jax.random.split(key, self.agents))
 
     @cached_property
     def memory(self) -> PyTree:
         """What the network remembers at the start of an episode."""
         if not self._is_recurrent:
             return ()
-        return self._build(jax.random.key(0)).initial_memory()
+        memory = self._build(jax.random.key(0)).initial_memory()
+        if self.agents is None:
+            return memory
+        team = (self.agents,)
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, team + x.shape), memory)
 
     def __call__(
         self, params: PyTree, observation: Float[Array, "..."], memory: PyTree
     ) -> tuple[Float[Array, "..."], PyTree]:
-        """Return outputs and the next memory."""
+        """Return outputs and the next memory, for one agent or one team."""
+        if self.agents is None:
+            return self._one(params, observation, memory)
+        axes = (None if self.shared else 0, 0, 0)
+        return jax.vmap(self._one, axes)(params, observation, memory)
+
+    def _one(
+        self, params: PyTree, observation: Float[Array, "..."], memory: PyTree
+    ) -> tuple[Float[Array, "..."], PyTree]:
         if not self._is_spatial:
-            batch = observation.shape[: observation.ndim - len(self.observation_shape)]
-            observation = observation.reshape(*batch, -1)
+            observation = observation.reshape(-1)
         model = nnx.merge(self._graph, params)
         if self._is_recurrent:
             return model(observation, memory)

@@ -68,6 +68,7 @@ class Control(Task):
         network: `mlp`, `gru`, `conv`, or `package.module:Class`.
         hidden: width of each hidden layer.
         activation: a name from `models.activations.ACTIVATIONS`.
+        shared: whether all agents of a team have the same parameters.
         deterministic: whether the policy takes its likeliest action or draws one.
         squash: how continuous actions keep to their bounds, `tanh` or `clip`.
         normalise_observations: whether to scale observations by the running mean
@@ -86,7 +87,8 @@ class Control(Task):
     seeds: Literal["pair", "population", "member"] = "pair"
     network: str = "mlp"
     hidden: Sequence[int] = (64, 64)
-    activation: str = "tanh"
+    activation: str = "pqn"
+    shared: bool = True
     deterministic: bool = True
     squash: Squash = "tanh"
     normalise_observations: bool = False
@@ -124,12 +126,15 @@ class Control(Task):
     @functools.cached_property
     def policy(self) -> Network:
         """The network that reads observations."""
+        agents, shape = self.env.agents, self.env.observation_shape
         return Network(
             self.network,
-            self.env.observation_shape,
+            shape if agents is None else shape[1:],
             self.head.outputs,
             hidden=self.hidden,
             activation=self.activation,
+            agents=agents,
+            shared=self.shared,
         )
 
     @property
