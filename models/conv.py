@@ -46,7 +46,7 @@ class ConvNet(nnx.Module):
             raise ValueError(
                 "A ConvNet needs inputs of (height, width, channels) and at least two "
                 "hidden layers, a convolution and a fully connected one; got "
-                f"{inputs=} and hidden={tuple(hidden)}. For vectors take models.mlp:MLP."
+                f"{inputs=}, hidden={tuple(hidden)}. For vectors take models.mlp:MLP."
             )
         *sides, depth = inputs
         *channels, width = hidden

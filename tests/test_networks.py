@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import eggroll
 from models.conv import ConvNet
 from models.recurrent import GRU
+from tasks.control import Control
 from tasks.control.networks import Network
 
 
@@ -85,3 +87,23 @@ def test_observations_are_flattened_except_for_spatial_networks(getkey):
         network = Network(kind, (5, 4, 2), 3, hidden=hidden, activation="relu")
         outputs, _ = network(network.init(getkey()), x, network.memory)
         assert outputs.shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("environment", "options"),
+    [
+        ("gymnax/CartPole-v1", {"network": "mlp", "hidden": (8, 8)}),
+        ("gymnax/CartPole-v1", {"network": "gru", "hidden": (8, 8)}),
+        ("gymnax/Catch-bsuite", {"network": "mlp", "hidden": (8,)}),
+        ("jaxmarl/MPE_simple_spread_v3", {"hidden": (8,)}),
+        ("jaxmarl/MPE_simple_spread_v3", {"hidden": (8,), "shared": False}),
+    ],
+)
+def test_the_engine_writes_no_weight_out_in_a_rollout(environment, options):
+    """Every member runs whole episodes at the price of inference."""
+    pytest.importorskip(environment.split("/")[0])
+    task = Control(environment=environment, max_steps=5, **options)
+    params, key = task.init(jax.random.key(0)), jax.random.key(1)
+    data = task.batch(task.initial_state(), 0, key)
+    fitness = lambda params, data: task.evaluate(params, data, (), key)[0]
+    assert eggroll.coverage(fitness, params, data).written_out == ()
