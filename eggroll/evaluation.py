@@ -80,7 +80,7 @@ def trace(
         for x, m in zip(arrays, mapped, strict=True)
     ]
     if has_key:
-        one.append(jax.eval_shape(lambda: jax.random.key(0)))
+        one.append(jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")))
     jaxpr, out_tree = _jax.trace(flat, *one)
     n = sum(is_data[:n_params])
     return Trace(jaxpr, out_tree, arrays[:n], arrays[n:], mapped[n:], has_key)

@@ -72,6 +72,18 @@ def generation_key(
     return jax.random.fold_in(_fold_name(key, "noise"), step // reuse)
 
 
+def base_key(key: PRNGKeyArray) -> PRNGKeyArray:
+    """Returns a Threefry key for a key of any kind.
+
+    What a key of another kind draws under `vmap` depends on what is drawn beside it.
+    """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    words = jax.random.key_data(key)
+    threefry = jax.random.wrap_key_data(words[:2], impl="threefry2x32")
+    return functools.reduce(jax.random.fold_in, words[2:], threefry)
+
+
 def member_key(
     key: PRNGKeyArray, step: Int[Array, ""] | int, pair: Int[Array, ""]
 ) -> PRNGKeyArray:

@@ -25,7 +25,13 @@ from eggroll.evaluation import (
     perturb,
     trace,
 )
-from eggroll.noise import DISTRIBUTIONS, Noise, generation_key, member_key
+from eggroll.noise import (
+    DISTRIBUTIONS,
+    Noise,
+    base_key,
+    generation_key,
+    member_key,
+)
 from eggroll.plan import Layout, Rule, is_array, make_plan
 from eggroll.transform import ignore, refuse
 
@@ -174,7 +180,7 @@ class EvolutionStrategy:
             rules = tuple(self.rules.items())
             plan = make_plan(traced.jaxpr, params, Rule(self.rank), rules)
             tree = jax.tree.structure(params)
-            generation = Generation(key, jnp.asarray(step), plan, tree)
+            generation = Generation(base_key(key), jnp.asarray(step), plan, tree)
             outputs = self._evaluate(traced, generation)
             return jax.tree.unflatten(traced.out_tree, outputs), generation
 
