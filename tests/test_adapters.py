@@ -161,6 +161,33 @@ def jaxmarl() -> tuple[Callable, Callable]:
     return reset, step
 
 
+def kinetix() -> tuple[Callable, Callable]:
+    from kinetix.environment import ActionType, ObservationType, make_kinetix_env
+    from kinetix.util import load_from_json_file
+
+    level, static, params = load_from_json_file("s/h1_thrust_over_ball.json")
+    environment = make_kinetix_env(
+        ActionType.MULTI_DISCRETE,
+        ObservationType.SYMBOLIC_FLAT,
+        None,
+        params,
+        static,
+        auto_reset=False,
+    )
+
+    def reset(key):
+        observation, state = environment.reset(key, params, level)
+        return Seen(state, observation, 0.0, False)
+
+    def step(seen, action, key):
+        observation, state, reward, ended, _ = environment.step(
+            key, seen.state, action, params
+        )
+        return Seen(state, observation, reward, ended)
+
+    return reset, step
+
+
 CASES = {
     "gymnax": Case("gymnax/Catch-bsuite", {"max_steps_in_episode": 40}, gymnax),
     "navix": Case("navix/DoorKey-5x5-v0", {"max_steps": 40}, navix),
@@ -169,9 +196,10 @@ CASES = {
     "jaxmarl": Case("jaxmarl/MPE_simple_spread_v3", {}, jaxmarl),
     "jumanji, joint mask": Case("jumanji/Tetris-v0", {}, jumanji("Tetris-v0")),
     "brax": Case("brax/inverted_double_pendulum", {}, brax),
+    "kinetix": Case("kinetix/s/h1_thrust_over_ball", {}, kinetix),
     "craftax": Case("craftax/Craftax-Classic-Symbolic-v1", {}, craftax),
 }
-SLOW = {"brax", "craftax"}  # to compile
+SLOW = {"brax", "craftax", "kinetix"}  # to compile
 each_case = pytest.mark.parametrize(
     "case",
     [
@@ -198,6 +226,9 @@ def act(environment, time, mask):
     space = environment.action_space
     if isinstance(space, Box):
         return jax.random.uniform(key, (space.size,), minval=-1.0)
+    if isinstance(space, MultiDiscrete):
+        sizes = jnp.array(space.sizes)
+        return jnp.int32(jax.random.uniform(key, sizes.shape) * sizes)
     assert isinstance(space, Discrete)
     liking = jax.random.uniform(key, (*shape, space.n))
     if mask is not None:
