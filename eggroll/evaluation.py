@@ -65,7 +65,7 @@ def trace(
             _check_rows(x, population)
     is_data = [is_array(x) for x in leaves[:n_params]]
     is_data += [_is_data(x) for x in leaves[n_params:]]
-    arrays = [jnp.asarray(x) for x, d in zip(leaves, is_data, strict=True) if d]
+    arrays = [_as_array(x) for x, d in zip(leaves, is_data, strict=True) if d]
     mapped = [m for m, d in zip(mapped, is_data, strict=True) if d]
     has_key = takes_key(fn, 1 + len(args))
 
@@ -94,6 +94,11 @@ def takes_key(fn: Callable, n_args: int) -> bool:
     except (TypeError, ValueError):
         return False
     return "key" in signature.parameters and "key" not in given
+
+
+def _as_array(x: Any) -> Any:
+    """An array of JAX, with abstract ones left as they are."""
+    return x if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x)
 
 
 def _is_data(x: Any) -> bool:

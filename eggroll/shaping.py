@@ -19,8 +19,8 @@ def apply(
 ) -> Float[Array, " members"]:
     """Shapes fitness, with weight zero for members that failed.
 
-    With antithetic pairs the partner of a failed member weighs zero too: its half of the
-    difference says nothing alone.
+    With antithetic pairs the partner of a failed member weighs zero too: its half of
+    the difference says nothing alone.
     """
     usable = jnp.isfinite(fitness)
     if antithetic:
@@ -41,7 +41,7 @@ def zscore(
 
     Fitness that does not vary gets weights of zero.
     """
-    centred = fitness - jnp.nanmean(fitness)
+    centred = _centred(fitness)
     return _divide(centred, _spread(centred), epsilon)
 
 
@@ -94,18 +94,27 @@ def groups(size: int, spread: str = "global", epsilon: float = 1e-8) -> Shaping:
                 f"{fitness.shape[0]} members"
             )
         grouped = fitness.reshape(-1, size)
-        centred = grouped - _mean(grouped)
+        centred = _centred(grouped)
         scale = _spread(centred) if spread == "global" else _spread(centred, axis=1)
         return _divide(centred, scale, epsilon).reshape(-1)
 
     return shape
 
 
-def _mean(values: Float[Array, "groups size"]) -> Float[Array, "groups 1"]:
+def _centred(values: Float[Array, "*groups size"]) -> Float[Array, "*groups size"]:
+    """Subtracts the mean of each group; twice, as the first mean is rounded.
+
+    Else fitness that does not vary would seem to, by what was rounded off.
+    """
+    once = values - _mean(values)
+    return once - _mean(once)
+
+
+def _mean(values: Float[Array, "*groups size"]) -> Float[Array, "*groups 1"]:
     """Means over the usable members of each group; 0 for a group without any."""
-    usable: Bool[Array, "groups size"] = jnp.isfinite(values)
-    total = jnp.sum(jnp.where(usable, values, 0), axis=1, keepdims=True)
-    return total / jnp.maximum(jnp.sum(usable, axis=1, keepdims=True), 1)
+    usable: Bool[Array, "*groups size"] = jnp.isfinite(values)
+    total = jnp.sum(jnp.where(usable, values, 0), axis=-1, keepdims=True)
+    return total / jnp.maximum(jnp.sum(usable, axis=-1, keepdims=True), 1)
 
 
 def _spread(

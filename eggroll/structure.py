@@ -204,6 +204,27 @@ def concatenate(leaves: Sequence[Perturbed], axis: int) -> Perturbed | None:
     return Perturbed(weight, factors, jnp.float32(1.0), paths)
 
 
+def stack(leaves: Sequence[Perturbed], axis: int) -> Perturbed | None:
+    """Joins perturbed arrays along a new dimension."""
+    dims = [d for d in range(leaves[0].ndim + 1) if d != axis]
+
+    def widened(leaf: Perturbed) -> Perturbed:
+        shape = [*leaf.shape[:axis], 1, *leaf.shape[axis:]]
+        return broadcast_in_dim(leaf, shape, dims)
+
+    return concatenate([widened(x) for x in leaves], axis)
+
+
+def tile(leaf: Perturbed, repeats: Sequence[int]) -> Perturbed:
+    """Repeats the whole along each dimension."""
+
+    def repeated(factor: Array) -> Array:
+        vary = zip(factor.shape, repeats, strict=False)
+        return jnp.tile(factor, (*(1 if n == 1 else r for n, r in vary), 1))
+
+    return leaf.replace(jnp.tile(leaf.weight, repeats), [*map(repeated, leaf.factors)])
+
+
 def _placed(
     leaf: Perturbed, axis: int, around: tuple[int, int], marked: bool
 ) -> list[Array]:

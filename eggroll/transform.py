@@ -419,6 +419,24 @@ def _split(eqn: JaxprEqn, operands: list[Any]) -> list[Perturbed]:
     return parts
 
 
+def _stack(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> Any:
+    if not all(is_perturbed(x) for x in operands):
+        return None
+    return structure.stack(operands, eqn.params["axis"])
+
+
+def _unstack(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> list[Perturbed]:
+    leaf, axis = operands[0], eqn.params["axis"]
+    if leaf.shape[axis] > 1:
+        observe("part", leaf, "unstack", (axis,))
+    low, high, parts = [0] * leaf.ndim, list(leaf.shape), []
+    for i in range(leaf.shape[axis]):
+        low[axis], high[axis] = i, i + 1
+        part = structure.slice_(leaf, low, high, None)
+        parts.append(structure.squeeze(part, (axis,)))
+    return parts
+
+
 def _barrier(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> list[Any]:
     return list(lax.optimization_barrier(operands))
 
@@ -441,10 +459,13 @@ _RULES: dict[str, Callable] = {
     "div": _scaled,
     "neg": _negated,
     "concatenate": _concatenate,
+    "stack": _stack,
+    "unstack": _unstack,
     "optimization_barrier": _barrier,
     "transpose": _view(lambda e, x: structure.transpose(x[0], e.params["permutation"])),
     "reshape": _view(_reshape),
     "rev": _view(lambda e, x: structure.rev(x[0], e.params["dimensions"])),
+    "tile": _view(lambda e, x: structure.tile(x[0], e.params["reps"])),
     "squeeze": _view(lambda e, x: structure.squeeze(x[0], e.params["dimensions"])),
     "broadcast_in_dim": _view(
         lambda e, x: structure.broadcast_in_dim(

@@ -66,6 +66,14 @@ VIEWS = {
         lambda x: x[1],
     ),
     "rev": (lambda x: structure.rev(x, (0, 2)), lambda x: x[::-1, :, ::-1]),
+    "tile": (
+        lambda x: structure.tile(x, (3, 1, 2)),
+        lambda x: jnp.tile(x, (3, 1, 2)),
+    ),
+    "stack": (
+        lambda x: structure.stack([x, structure.rev(x, (1,))], 2),
+        lambda x: jnp.stack([x, x[:, ::-1]], 2),
+    ),
     "multiply": (
         lambda x: structure.scaled(x, jnp.multiply, jnp.float32(3)),
         lambda x: x * 3,

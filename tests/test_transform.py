@@ -180,14 +180,22 @@ CHEAP = {
         lambda p, x: lax.scan(
             lambda h, w: (jnp.tanh(h @ w), 0), x, jnp.stack([p["a"], p["b"]])
         )[0],
-        {"a": SQUARE, "b": SQUARE + 1},
-        VECTOR,
+        {"a": normal(6, 6), "b": normal(6, 6) + 1},
+        normal(6),
     ),
     "repeated and joined": (
         lambda p, x: x @ jnp.concatenate([jnp.tile(p["a"], (2, 1, 1)), p["b"][None]]),
         {"a": W, "b": W + 1},
         X,
     ),
+    "tiled": (lambda w, x: x @ jnp.tile(w, (2, 1)), W, normal(5, 8)),
+    "repeated": (lambda w, x: x @ jnp.repeat(w, 2, axis=1), W, X),
+    "stacked in the middle": (
+        lambda p, x: jnp.einsum("ij,jkl->ikl", x, jnp.stack([p["a"], p["b"]], 1)),
+        {"a": W, "b": W + 1},
+        X,
+    ),
+    "unstacked": (lambda w, x: [x @ part for part in jnp.unstack(w)], STACK, X),
     "flipped": (lambda w, x: x @ w[::-1], W, X),
     "reshaped": (lambda w, x: x @ w.reshape(4, 2, 3).reshape(4, 6), normal(4, 6), X),
     "broadcast": (lambda w, x: x @ jnp.broadcast_to(w, (2, 4, 3)), W, normal(2, 5, 4)),
