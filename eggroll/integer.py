@@ -5,7 +5,7 @@ an antithetic pair mirror each other exactly; and so is every product with it,
 
     x (W ± (A Bᵀ ≫ bits)) → x W ± ((x A) Bᵀ ≫ bits)      int8 operands, int32 sums
 
-What is learnt from a generation are votes, Σ_p F_p A_p B_pᵀ with F_p = sign(f⁺ - f⁻);
+What is learnt from a generation are votes, Σ_p F_p A_p B_pᵀ, F_p from f⁺_p - f⁻_p;
 `eggroll.stepping` turns them into steps of ±1. Sums of integers are exact: the result
 is the same, bit for bit, for any chunking and any number of devices.
 
@@ -21,7 +21,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Int8, Num, PRNGKeyArray, PyTree
+from jaxtyping import Array, Int, Num, PRNGKeyArray, PyTree
 
 from eggroll import memory, noise as noise_, sharding, votes
 from eggroll.evaluation import Trace, evaluate_members, perturb, trace
@@ -61,6 +61,9 @@ class IntegerStrategy:
             towards zero, so that a twentieth of it is zeros).
         rounding: of a perturbation's shift: to "nearest", or "floor" as published,
             which shifts both members of a pair down by half a unit on average.
+        weighting: what a pair votes with: the "sign" of its members' difference, as
+            published, or the "difference" itself in eight bits, which says more and
+            needs signs (rademacher) as noise.
         reuse: for how many steps in a row the noise stays the same.
         rules: by path pattern, `frozen`, `low_rank` or `full_rank`, with a
             `sigma_scale` that is a power of two. The first match decides.
@@ -77,6 +80,7 @@ class IntegerStrategy:
     rank: int = 1
     noise: IntegerNoise = "rademacher"
     rounding: Literal["nearest", "floor"] = "nearest"
+    weighting: Literal["difference", "sign"] = "difference"
     reuse: int = 1
     rules: Mapping[str, Rule] = dataclasses.field(default_factory=dict)
     chunk: int | None = None
@@ -111,7 +115,7 @@ class IntegerStrategy:
             traced = trace(apply, params, args, in_axes, self.population)
             plan = tuple(self._layout(path, x) for path, x in named_leaves(params))
             tree = jax.tree.structure(params)
-            generation = Generation(key, jnp.asarray(step), plan, tree)
+            generation = Generation(noise_.base_key(key), jnp.asarray(step), plan, tree)
             outputs = self._evaluate(traced, generation)
             return jax.tree.unflatten(traced.out_tree, outputs), generation
 
@@ -120,7 +124,7 @@ class IntegerStrategy:
     def votes(
         self, generation: Generation, fitness: Num[Array, " population"]
     ) -> PyTree:
-        """Returns Σ_p sign(f⁺_p - f⁻_p) A_p B_pᵀ for each leaf.
+        """Returns Σ_p F_p A_p B_pᵀ for each leaf, F_p a pair's weight.
 
         A pair votes for the better of its members, or, on a tie or a fitness that is
         not a number, for neither.
@@ -148,14 +152,17 @@ class IntegerStrategy:
                 count, rows, self._chunk(memory.noise_bytes(layouts))
             )
 
-        rows = (jnp.arange(self.pairs), votes.pair_signs(fitness))
+        weigh, _ = votes.WEIGHTS[self.weighting]
+        rows = (jnp.arange(self.pairs), weigh(fitness))
         leaves = sharding.spread(local, self.mesh, reduce=True)(key, rows)
         return jax.tree.unflatten(generation.tree, leaves)
 
     def vote_std(self, generation: Generation) -> PyTree:
         """Returns, for each leaf, the standard deviation of votes on pure noise."""
         _, bits = NOISES[self.noise]
-        leaves = [math.isqrt(self.pairs * x.rank) << bits for x in generation.layouts]
+        _, weight = votes.WEIGHTS[self.weighting]
+        unit = weight << bits
+        leaves = [math.isqrt(self.pairs * x.rank) * unit for x in generation.layouts]
         return jax.tree.unflatten(generation.tree, leaves)
 
     def member(
@@ -163,8 +170,9 @@ class IntegerStrategy:
     ) -> PyTree:
         """Returns one member's parameters, written out: to inspect or export it."""
         drawn = self._draw(generation, jnp.atleast_1d(jnp.asarray(index)))
+        drawn = jax.tree.map(lambda x: x[0] if x.ndim else x, drawn)  # shifts: shared
         leaves = jax.tree.leaves(params)
-        one = perturb(leaves, generation.layouts, jax.tree.map(lambda x: x[0], drawn))
+        one = perturb(leaves, generation.layouts, drawn)
         written = [x if isinstance(x, jax.Array) else x.materialise() for x in one]
         return jax.tree.unflatten(generation.tree, written)
 
@@ -202,15 +210,12 @@ class IntegerStrategy:
         repeat = 2 if index.shape[0] % 2 == 0 else 1  # chunks of whole pairs
         sign = (1 - 2 * (index % 2)).astype(jnp.int8)
         name, _ = NOISES[self.noise]
-
-        def leaf(layout: Layout) -> Any:
-            if layout.is_frozen:
-                return None
-            pairs = index[::repeat] // 2
-            factors = noise_.draw(layout, key, pairs, name, repeat)
-            return factors, self._shift(layout, sign)
-
-        return [leaf(layout) for layout in generation.layouts]
+        pairs = index[::repeat] // 2
+        drawn = noise_.draw(generation.layouts, key, pairs, name, repeat, sign)
+        return [
+            None if layout.is_frozen else (factors, self._shift(layout))
+            for layout, factors in zip(generation.layouts, drawn, strict=True)
+        ]
 
     def _layout(self, path: str, leaf: Any) -> Layout:
         rule = next((r for p, r in self.rules.items() if match_path(path, p)), None)
@@ -233,13 +238,15 @@ class IntegerStrategy:
             return Layout(*named, rule, (), dims, cols)
         return Layout(*named, rule, dims[:-2], dims[-2:-1], dims[-1:])
 
-    def _shift(self, layout: Layout, sign: Int8[Array, " members"]) -> Shift:
+    def _shift(self, layout: Layout) -> Shift:
         """2^(4 - sigma_shift) units of the weight, over what the factors are worth."""
         _, unit_bits = NOISES[self.noise]
         scale_bits = round(math.log2(layout.rule.sigma_scale))
         bits = unit_bits + self.sigma_shift - FIXED_POINT - scale_bits
         rank_bits, gain = inverse_root(layout.rank)
-        return Shift(sign, bits + rank_bits, gain, floor=self.rounding == "floor")
+        return Shift(
+            jnp.int8(1), bits + rank_bits, gain, floor=self.rounding == "floor"
+        )
 
     def _chunk(self, bytes_each: int) -> int:
         """How many rows a device works on at once, a whole number of pairs."""
@@ -292,6 +299,15 @@ def _check(es: IntegerStrategy) -> None:
         raise ValueError(f"noise must be one of {', '.join(NOISES)}, got {es.noise!r}")
     if es.rounding not in ("nearest", "floor"):
         raise ValueError(f'rounding must be "nearest" or "floor", got {es.rounding!r}')
+    if es.weighting not in votes.WEIGHTS:
+        raise ValueError(
+            f'weighting must be "difference" or "sign", got {es.weighting!r}'
+        )
+    if es.weighting == "difference" and es.noise != "rademacher":
+        raise ValueError(
+            f'weighting="difference" needs noise="rademacher", as other products '
+            f'overflow int8; with {es.noise!r} noise use weighting="sign"'
+        )
     if not 0 <= es.sigma_shift <= 8:
         raise ValueError(
             f"sigma_shift must be between 0 (sigma 1) and 8 (sigma 1/256), got "

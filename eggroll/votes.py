@@ -1,10 +1,12 @@
 """Votes of antithetic pairs on each weight, counted exactly, in integers.
 
-    Z = Σ_p F_p A_p B_pᵀ = (diag(F) A)ᵀ B,       F_p = sign(f⁺_p - f⁻_p)
+    Z = Σ_p F_p A_p B_pᵀ = (diag(F) A)ᵀ B
 
-One int8 matmul a matrix; a sum of integers does not depend on its order.
+One int8 matmul a matrix; a sum of integers does not depend on its order. A pair's
+weight F_p is the sign of f⁺_p - f⁻_p, as published, or that difference in eight bits.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -16,10 +18,44 @@ from eggroll import noise as noise_
 from eggroll.plan import Layout
 
 
+MEAN = 32  # what the mean size of a difference is scaled to
+
+
 def pair_signs(fitness: Num[Array, " members"]) -> Int8[Array, " pairs"]:
     """Returns +1 or -1 for each pair, by its better member; 0 for a tie or a NaN."""
     plus, minus = fitness[0::2], fitness[1::2]
     return (plus > minus).astype(jnp.int8) - (plus < minus).astype(jnp.int8)
+
+
+def pair_differences(fitness: Num[Array, " members"]) -> Int8[Array, " pairs"]:
+    """Returns each pair's difference in units of a 32nd of their mean size.
+
+    A sign tells less of what a pair has found than the difference does: 2/π of it, if
+    the differences are normal. Beyond four times the mean size they are cut off.
+    """
+    difference = fitness[0::2] - fitness[1::2]
+    if jnp.issubdtype(fitness.dtype, jnp.floating):
+        difference = jnp.where(jnp.isfinite(difference), difference, 0)
+        size = jnp.mean(jnp.abs(difference))
+        scaled = jnp.round(MEAN * difference / jnp.where(size > 0, size, 1))
+        return jnp.clip(scaled, -127, 127).astype(jnp.int8)
+    size = jnp.maximum(_mean_size(difference), 1)
+    scaled = (jnp.abs(difference) * MEAN + size // 2) // size
+    return (jnp.sign(difference) * jnp.minimum(scaled, 127)).astype(jnp.int8)
+
+
+def _mean_size(x: Int32[Array, " pairs"]) -> Int32[Array, ""]:
+    """The mean magnitude, rounded down; taken in two stages, as a sum may overflow."""
+    rows = math.gcd(x.shape[0], 2**10)
+    sums = jnp.sum(jnp.abs(x).reshape(rows, -1), axis=1) // (x.shape[0] // rows)
+    return jnp.sum(sums) // rows
+
+
+# Of the two kinds of weights, with the standard deviation of normal differences' ones.
+WEIGHTS = {
+    "sign": (pair_signs, 1),
+    "difference": (pair_differences, round(MEAN * math.sqrt(math.pi / 2))),
+}
 
 
 def count(
@@ -27,7 +63,7 @@ def count(
     key: PRNGKeyArray,
     noise: str,
     pairs: Int[Array, " pairs"],
-    signs: Int8[Array, " pairs"],
+    weights: Int8[Array, " pairs"],
 ) -> list[Int32[Array, "..."]]:
     """Returns the votes of some pairs on each leaf.
 
@@ -36,17 +72,18 @@ def count(
         key: of the generation.
         noise: distribution of the factors' entries.
         pairs: whose noise.
-        signs: the way that each pair votes: -1, 0 or 1.
+        weights: of the pairs; their products with factors must fit int8.
     """
 
-    def leaf(layout: Layout) -> Int32[Array, "*dims"]:
+    def leaf(layout: Layout, factors: Sequence[Array]) -> Int32[Array, "*dims"]:
         if layout.is_frozen:
             return jnp.zeros(layout.shape, jnp.int32)
-        first, *rest = noise_.draw(layout, key, pairs, noise)
-        signed = first * signs.reshape(-1, *(1,) * (first.ndim - 1))
-        return contract(layout, signed, rest)
+        first, *rest = factors
+        weighted = first * weights.reshape(-1, *(1,) * (first.ndim - 1))
+        return contract(layout, weighted, rest)
 
-    return [leaf(layout) for layout in plan]
+    drawn = noise_.draw(plan, key, pairs, noise)
+    return [leaf(*one) for one in zip(plan, drawn, strict=True)]
 
 
 def contract(

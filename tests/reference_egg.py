@@ -187,6 +187,14 @@ def pair_sign(fitness):
     return np.sign(fitness[0::2] - fitness[1::2])
 
 
+def pair_difference(fitness):
+    """(members,) -> (pairs,): each difference in 32nds of their mean size, int8."""
+    fitness = np.asarray(fitness, np.int64)
+    difference = fitness[0::2] - fitness[1::2]
+    size = max(np.abs(difference).sum() // len(difference), 1)
+    return saturate(divide(32 * difference, size, "default"))
+
+
 def votes(signs, left, right, is_matrix):
     """Sum over pairs of sign * left * right; factors (pairs, rows, rank) &c."""
     left, right = np.asarray(left, np.int64), np.asarray(right, np.int64)
@@ -204,14 +212,14 @@ def update(weight, vote, needed, mode):
     return saturate(np.asarray(weight, np.int64) + moved)
 
 
-def accumulate(weight, momentum, vote, gain_bits, decay_bits, needed):
-    """Integer momentum: leak, add the votes, move and subtract at the threshold.
+def accumulate(weight, rest, vote, std, needed, leak=None):
+    """Integer momentum: add votes in 1/16 std, move by the whole thresholds in the sum.
 
-    The accumulator (int16) loses 1/2^decay_bits of itself each step, gains the votes
-    divided by 2^gain_bits, and pays `needed` for each move of one.
+    The accumulator (int16) first loses 1/2^leak of itself, and pays for each move.
     """
-    momentum = np.asarray(momentum, np.int64)
-    momentum = momentum - divide(momentum, 2**decay_bits, "default")
-    momentum = saturate(momentum + divide(vote, 2**gain_bits, "default"), 16)
-    moved = np.where(np.abs(momentum) >= needed, np.sign(momentum), 0)
-    return saturate(np.asarray(weight, np.int64) + moved), momentum - moved * needed
+    rest = np.asarray(rest, np.int64)
+    if leak is not None:
+        rest = rest - divide(rest, 2**leak, "default")
+    total = saturate(rest + divide(16 * vote, std, "default"), 16)
+    moves = np.sign(total) * (np.abs(total) // needed)
+    return saturate(np.asarray(weight, np.int64) + moves), total - moves * needed

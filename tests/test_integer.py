@@ -17,10 +17,12 @@ from models.egg import Egg
 POPULATION, GROUP, WIDTH = 16, 4, 16
 MODEL = Egg(layers=1, width=WIDTH, vocabulary=32)
 MODES = {
-    "default": dict(noise="rademacher", rounding="nearest"),
-    "rank 2": dict(noise="rademacher", rounding="nearest", rank=2),
-    "gaussian": dict(noise="gaussian", rounding="nearest", rank=4, sigma_shift=3),
-    "paper": dict(noise="truncated", rounding="floor"),
+    "default": dict(),
+    "rank 2": dict(rank=2, weighting="sign"),
+    "gaussian": dict(
+        noise="gaussian", rounding="nearest", rank=4, sigma_shift=3, weighting="sign"
+    ),
+    "paper": dict(noise="truncated", rounding="floor", weighting="sign"),
 }
 each_mode = pytest.mark.parametrize("mode", MODES)
 KEY = jax.random.key(0)
@@ -63,12 +65,12 @@ def ask(strategy, seed=0, step=3):
 
 def factors(strategy, generation, pair):
     """One pair's factors of every leaf, and the bits to shift, by the formulas."""
-    key = noise_.generation_key(KEY, generation.step, strategy.reuse)
+    key = noise_.generation_key(generation.key, generation.step, strategy.reuse)
     name, unit_bits = NOISES[strategy.noise]
     bits = unit_bits + strategy.sigma_shift - reference.FIXED_POINT
     leaves = []
     for layout in generation.layouts:
-        drawn = noise_.draw(layout, key, jnp.array([pair]), name)
+        drawn = noise_.draw([layout], key, jnp.array([pair]), name)[0]
         first, *second = (np.asarray(x[0], np.int64) for x in drawn)
         second = second[0] if second else np.ones_like(first)
         if first.ndim == 3:
@@ -112,10 +114,12 @@ def test_each_member_agrees_with_numpy_bit_for_bit(mode):
 def test_votes_agree_with_numpy(mode):
     strategy, fitness, _, generation, counted = results(mode)
     pairs = [factors(strategy, generation, p) for p in range(POPULATION // 2)]
-    signs = reference.pair_sign(fitness)
+    is_sign = strategy.weighting == "sign"
+    weigh = reference.pair_sign if is_sign else reference.pair_difference
+    weights = weigh(fitness)
     for index, vote in enumerate(jax.tree.leaves(counted)):
         left, right = (np.stack([p[index][k] for p in pairs]) for k in range(2))
-        expected = reference.votes(signs, left, right, is_matrix=vote.ndim == 2)
+        expected = reference.votes(weights, left, right, is_matrix=vote.ndim == 2)
         np.testing.assert_array_equal(vote, expected)
 
 
@@ -179,7 +183,7 @@ def test_nothing_in_a_generation_is_a_float(mode):
 
 
 def test_a_tie_and_a_failed_member_vote_for_nobody():
-    strategy, fitness, _, generation, _ = results("default")
+    strategy, fitness, _, generation, _ = results("rank 2")
     count = jax.jit(strategy.votes)
     same = count(generation, jnp.zeros(POPULATION))
     assert not any(jnp.any(x) for x in jax.tree.leaves(same))
@@ -224,9 +228,8 @@ def test_stacked_matrices_get_independent_noise():
     assert [np.linalg.matrix_rank(x) for x in stack] == [1, 1, 1]
     assert jnp.any(stack[0] != stack[1])
     expected = sum(
-        int(np.sign(fitness[2 * p] - fitness[2 * p + 1]))
-        * strategy.member(generation, params, 2 * p)["stack"].astype(int)
-        for p in range(POPULATION // 2)
+        int(weight) * strategy.member(generation, params, 2 * p)["stack"].astype(int)
+        for p, weight in enumerate(reference.pair_difference(fitness))
     )
     votes = strategy.votes(generation, fitness)["stack"]
     np.testing.assert_array_equal(votes, expected)
@@ -260,6 +263,8 @@ def test_int8_noise_has_the_moments_of_the_paper(noise, std, zeros):
         (dict(population=0), "use 2"),
         (dict(noise="uniform"), "one of rademacher, gaussian, truncated"),
         (dict(rounding="up"), '"nearest" or "floor"'),
+        (dict(weighting="rank"), '"difference" or "sign"'),
+        (dict(noise="gaussian"), 'use weighting="sign"'),
         (dict(sigma_shift=-1), "sigma_shift must be between"),
         (dict(rank=0), "rank must be at least 1"),
         (dict(rules={"a": eggroll.low_rank(1, sigma_scale=3.0)}), "power of two"),
