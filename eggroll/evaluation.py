@@ -177,7 +177,7 @@ def draw(
     sigma: Float[Array, ""],
     noise: Noise,
     members: Members,
-) -> list[tuple[tuple[Array, ...], Float[Array, " members"]] | None]:
+) -> list[tuple[tuple[Array, ...], Float[Array, ""]] | None]:
     """Draws the perturbations of some members.
 
     Args:
@@ -188,19 +188,21 @@ def draw(
         members: whose.
 
     Returns:
-        For each leaf its factors and scales, with a leading member dimension; None for a
-        frozen one. `perturb` makes one member's parameters of it, under `vmap`.
+        For each leaf its factors, with a leading member dimension and each member's
+        sign, and its scale; None for a frozen one. `perturb` makes one member's
+        parameters of it, under `vmap`.
     """
 
-    def leaf(layout: Layout) -> Any:
-        if layout.is_frozen:
-            return None
-        pairs = members.pair[:: members.repeat]
-        factors = noise_.draw(layout, key, pairs, noise, members.repeat)
-        size = sigma * layout.rule.sigma_scale * factor_scale(layout, noise)
-        return factors, members.sign * size
+    pairs = members.pair[:: members.repeat]
+    drawn = noise_.draw(plan, key, pairs, noise, members.repeat, members.sign)
 
-    return [leaf(layout) for layout in plan]
+    def scale(layout: Layout) -> Float[Array, ""]:
+        return sigma * (layout.rule.sigma_scale * factor_scale(layout, noise))
+
+    return [
+        None if layout.is_frozen else (factors, scale(layout))
+        for layout, factors in zip(plan, drawn, strict=True)
+    ]
 
 
 def perturb(
@@ -241,4 +243,5 @@ def evaluate_members(
 
     axes = [0 if mapped else None for mapped in trace.is_mapped]
     keys = [] if keys is None else [keys]
-    return jax.vmap(one, in_axes=(0, axes, 0))(drawn, list(data), keys)
+    by_member = jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, drawn)
+    return jax.vmap(one, in_axes=(by_member, axes, 0))(drawn, list(data), keys)

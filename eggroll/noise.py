@@ -15,14 +15,13 @@ import functools
 import math
 import statistics
 import zlib
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float, Int, Int8, PRNGKeyArray, UInt32
+from jaxtyping import Array, Bool, Float, Int, Int8, Num, PRNGKeyArray, UInt32
 
 from eggroll.plan import Layout
 
@@ -35,13 +34,16 @@ class Distribution(NamedTuple):
 
     Attributes:
         bits: random bits a value costs.
-        decode: turns words into values.
+        decode: turns words into values, and complemented words into minus those.
         table: makes the table of the 2^16 equally likely values; None for signs.
     """
 
     bits: int
     decode: Callable[[UInt32[Array, "members words"]], Int8[Array, "members values"]]
     table: Callable[[], Int8[np.ndarray, " 65536"]] | None = None
+
+
+_BLOCKS = 8  # of pairs, for which the generator runs in turn: they stay in cache
 
 
 def threefry2x32(
@@ -93,80 +95,153 @@ def member_key(
 
 
 def draw(
-    layout: Layout,
+    layouts: Sequence[Layout],
     key: PRNGKeyArray,
     pairs: Int[Array, " pairs"],
     noise: str,
     repeat: int = 1,
-) -> tuple[Int8[Array, "members ..."], ...]:
-    """Draws the factors of one leaf for some pairs.
+    sign: Num[Array, " members"] | None = None,
+) -> list[tuple[Int8[Array, "members ..."], ...]]:
+    """Draws the factors of some leaves.
+
+    The words of all leaves are made at once and kept, then decoded leaf by leaf. (Made
+    leaf by leaf, the compiler fuses the generator into what uses each value, and the
+    same noise takes seven times as long.)
 
     Args:
-        layout: of the leaf.
+        layouts: of the leaves.
         key: of the generation.
         pairs: which pairs.
         noise: the distribution of each value.
         repeat: how many members in a row share a pair's draw.
+        sign: where it is negative, a member's first factor of each leaf is mirrored.
 
     Returns:
-        The factors: `repeat` copies a pair, then the shapes of `layout.factor_shapes`.
+        The factors of each leaf, none for a frozen one: a dimension of members (`repeat`
+        a pair), then the shapes of `Layout.factor_shapes`.
     """
     distribution = DISTRIBUTIONS[noise]
-    leaf_key = _key_words(_fold_name(key, layout.path))
-    factors, first = [], 0
-    for shape in layout.factor_shapes:
+    columns = [_columns(layout, distribution.bits) for layout in layouts]
+    words = _words(_leaf_keys(key, layouts), columns, pairs)
+    if repeat > 1 or sign is not None:
+        sign = jnp.ones(pairs.shape[0] * repeat) if sign is None else sign
+        alone = [len(layout.factor_shapes) == 1 for layout in layouts]
+        words = _for_members(words, repeat, sign, np.repeat(alone, columns))
+    first, second = words
+    drawn, start = [], 0
+    for layout, n in zip(layouts, columns, strict=True):
+        own = [half[:, start : start + n] for half in (first, second)]
+        drawn.append(_decode(layout, own, distribution))
+        start += n
+    return drawn
+
+
+def _columns(layout: Layout, bits: int) -> int:
+    """How many calls of the generator, of two words each, a leaf's noise takes."""
+    words = [math.ceil(math.prod(s) * bits / 32) for s in layout.factor_shapes]
+    return math.ceil(words[0] / 2) if len(words) == 1 else max(words, default=0)
+
+
+def _decode(
+    layout: Layout, words: Sequence[Array], distribution: Distribution
+) -> tuple[Int8[Array, "members ..."], ...]:
+    """Turns the two words of each call into factors: one each, or both into one."""
+    shapes = layout.factor_shapes
+    if len(shapes) == 1:
+        words = [jnp.concatenate(words, axis=1)]
+    factors = []
+    for shape, part in zip(shapes, words, strict=False):
         size = math.prod(shape)
-        n_words = math.ceil(size * distribution.bits / 64) * 2
-        words = _words(leaf_key, pairs, first, n_words, repeat)
-        values = distribution.decode(words)[:, :size]
-        factors.append(values.reshape(-1, *shape))
-        first += n_words // 2
+        values = distribution.decode(
+            part[:, : math.ceil(size * distribution.bits / 32)]
+        )
+        factors.append(values[:, :size].reshape(-1, *shape))
     return tuple(factors)
 
 
 def _words(
-    key: UInt32[Array, "2"],
+    keys: UInt32[Array, "leaves 2"],
+    columns: Sequence[int],
     pairs: Int[Array, " pairs"],
-    first: int,
-    n_words: int,
-    repeat: int,
-) -> UInt32[Array, "members words"]:
-    """Returns random words for each pair: counters `first`, `first` + 1, ...
+) -> tuple[UInt32[Array, "pairs columns"], UInt32[Array, "pairs columns"]]:
+    """Runs the generator for each pair: each leaf's key with the counters 0, 1, ...
 
-    The barrier keeps the compiler from running the generator once a consumer.
+    A loop, so that its results are kept: without one the compiler would run the
+    generator anew wherever a bit is used.
     """
-    shape = (n_words // 2, pairs.shape[0])
-    counters = jnp.arange(first, first + shape[0], dtype=jnp.uint32)
-    wide = lambda x: jnp.broadcast_to(x, shape)  # noqa: E731
-    halves = threefry2x32(
-        (wide(key[0]), wide(key[1])),
-        (wide(pairs.astype(jnp.uint32)), wide(counters[:, None])),
-    )
-    words = jnp.concatenate(lax.optimization_barrier(halves)).T
-    return lax.optimization_barrier(jnp.repeat(words, repeat, axis=0))
+    key = keys[np.repeat(np.arange(len(columns)), columns)].T
+    counters = np.concatenate([np.arange(n, dtype=np.uint32) for n in columns])
+
+    def block(pairs: UInt32[Array, " some"]) -> Any:
+        shape = (pairs.shape[0], len(counters))
+        pair, word = jnp.broadcast_to(pairs[:, None], shape), jnp.asarray(counters)
+        return threefry2x32((key[0], key[1]), (pair, jnp.broadcast_to(word, shape)))
+
+    count = pairs.shape[0]
+    rows = -(-count // _BLOCKS)
+    padded = jnp.pad(pairs.astype(jnp.uint32), (0, rows * _BLOCKS - count))
+    halves = jax.lax.map(block, padded.reshape(_BLOCKS, rows))
+    return tuple(half.reshape(-1, len(counters))[:count] for half in halves)
+
+
+def _for_members(
+    words: tuple[UInt32[Array, "pairs columns"], UInt32[Array, "pairs columns"]],
+    repeat: int,
+    sign: Num[Array, " members"],
+    alone: Bool[np.ndarray, " columns"],
+) -> UInt32[Array, "2 members columns"]:
+    """Copies the words of a pair to its members, complemented where the sign is -1.
+
+    The second word of a call belongs to the second factor, which is not mirrored, unless
+    the leaf has one factor alone. This is a loop over the two so that its results are
+    kept: else each bit that is used would be found by way of all this again.
+    """
+    ones = np.uint32(0xFFFFFFFF)
+    mirrored = np.stack([np.full(alone.shape, ones), np.where(alone, ones, 0)])
+    flip = jnp.where(sign < 0, ones, 0)[:, None]
+
+    def expand(half: Any) -> UInt32[Array, "members columns"]:
+        words, mask = half
+        return jnp.repeat(words, repeat, axis=0) ^ (flip & mask)
+
+    return jax.lax.map(expand, (jnp.stack(words), mirrored.astype(np.uint32)))
 
 
 def _fold_name(key: PRNGKeyArray, name: str) -> PRNGKeyArray:
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def _key_words(key: PRNGKeyArray) -> UInt32[Array, "2"]:
-    """Two words from a key of any kind."""
-    return jax.random.bits(key, (2,), jnp.uint32)
+def _leaf_keys(
+    key: PRNGKeyArray, layouts: Sequence[Layout]
+) -> UInt32[Array, "leaves 2"]:
+    """The Threefry keys of the leaves' noise, from a key of any kind."""
+    names = np.array([zlib.crc32(x.path.encode()) for x in layouts], np.uint32)
+    make = lambda name: jax.random.bits(  # noqa: E731
+        jax.random.fold_in(key, name), (2,), jnp.uint32
+    )
+    return jax.vmap(make)(names)
+
+
+# Decoders end in an operation on their result's own shape: a reshape behind it would be
+# taken into the fused network that uses it, which runs at half the speed then.
 
 
 def _signs(words: UInt32[Array, "members words"]) -> Int8[Array, "members values"]:
     """Unpacks each bit into -1 or +1."""
-    bits = (words[..., None] >> jnp.arange(32, dtype=jnp.uint32)) & 1
-    return (1 - 2 * bits.astype(jnp.int8)).reshape(words.shape[0], -1)
+    lane = jnp.arange(32 * words.shape[1], dtype=jnp.int32) & 31
+    copies = jnp.repeat(words.astype(jnp.int32), 32, axis=1)
+    return (((copies << (31 - lane)) >> 31) | 1).astype(jnp.int8)
 
 
 def _looked_up(table: Callable[[], Int8[np.ndarray, " 65536"]]) -> Callable:
     """Makes a decoder that looks each half of a word up in a table of quantiles."""
 
     def decode(words: UInt32[Array, "members words"]) -> Int8[Array, "members values"]:
-        halves = jnp.concatenate([words & 0xFFFF, words >> 16], axis=-1)
-        return jnp.asarray(table())[halves.astype(jnp.int32)]
+        half = jnp.arange(2 * words.shape[1], dtype=jnp.uint32) & 1
+        index = (jnp.repeat(words, 2, axis=1) >> (16 * half)) & 0xFFFF
+        top = np.int8(-128)  # flipped there and back, to end in an operation
+        kept = jnp.asarray(table() ^ top)
+        return kept.at[index].get(mode="promise_in_bounds") ^ top
 
     return decode
 

@@ -242,7 +242,8 @@ class EvolutionStrategy:
         """Returns the parameters of one member, written out: to inspect or export it."""
         drawn = self._draw(generation, jnp.atleast_1d(jnp.asarray(index)))
         arrays = [x for x in jax.tree.leaves(params) if is_array(x)]
-        one = perturb(arrays, generation.layouts, jax.tree.map(lambda x: x[0], drawn))
+        drawn = jax.tree.map(lambda x: x[0] if x.ndim else x, drawn)
+        one = perturb(arrays, generation.layouts, drawn)
         written = iter(x if isinstance(x, jax.Array) else x.materialise() for x in one)
         leaves = [next(written) if is_array(x) else x for x in jax.tree.leaves(params)]
         return jax.tree.unflatten(generation.tree, leaves)

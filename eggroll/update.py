@@ -32,11 +32,10 @@ def weighted_sum(
         pairs: whose noise.
         weights: one for each.
     """
+    drawn = noise_.draw(plan, key, pairs, noise)
     return [
-        None
-        if layout.is_frozen
-        else contract(layout, noise_.draw(layout, key, pairs, noise), weights)
-        for layout in plan
+        None if layout.is_frozen else contract(layout, factors, weights)
+        for layout, factors in zip(plan, drawn, strict=True)
     ]
 
 
