@@ -113,7 +113,7 @@ class TaskConfig:
         )
 
     def plain(self) -> Any:
-        return {"class": self.path, **self.options}
+        return {"class": self.path, **plain(self.options)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
