@@ -23,6 +23,7 @@ from tasks.control.normalisation import (
     normalise,
 )
 from tasks.control.policy import ActionHead, Squash
+from tasks.control.ppo import PPOSettings, algorithm as ppo_algorithm
 from tasks.control.rollout import Episodes, rollout
 
 
@@ -34,6 +35,9 @@ SOLVED = MappingProxyType(
         "gymnax/Pendulum-v1": -200.0,
     }
 )
+
+
+PPO_DEFAULTS = PPOSettings()
 
 
 class Data(NamedTuple):
@@ -79,6 +83,7 @@ class Control(Task):
         max_steps_start: the limit at step 0, if it shall rise to `max_steps`;
         max_steps_ramp: in that many steps, linearly.
         evaluation_episodes: episodes of the unperturbed policy per validation.
+        ppo: settings of the algorithm `ppo`, the baseline.
     """
 
     environment: str | Environment = "gymnax/CartPole-v1"
@@ -96,7 +101,9 @@ class Control(Task):
     max_steps_start: int | None = None
     max_steps_ramp: int = 0
     evaluation_episodes: int = 128
+    ppo: PPOSettings = PPO_DEFAULTS
 
+    algorithms = MappingProxyType({"ppo": ppo_algorithm})
     samples = "frames"
 
     def __post_init__(self):

@@ -1,0 +1,277 @@
+"""Proximal policy optimisation, the baseline for the tasks of `Control`.
+
+The same environments, networks, observation statistics and validation as evolution has;
+the optimiser is the config's. One update is one round of experience.
+
+References:
+    Schulman et al., "Proximal Policy Optimization Algorithms" (2017),
+    https://arxiv.org/abs/1707.06347; details as in Huang et al., "The 37 Implementation
+    Details of Proximal Policy Optimization" (2022).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from eggroll import build
+from eggroll.algorithms import Algorithm, Metrics
+from eggroll.config import Config
+from eggroll.errors import UserError
+from eggroll.state import Purpose, State, key_for
+from tasks.control.experience import Step, Workers, advantages, collect, start
+from tasks.control.normalisation import Moments, merge, moments, normalise
+from tasks.control.policy import ActionHead
+from tasks.control.spaces import Box
+
+
+if TYPE_CHECKING:
+    from tasks.control.task import Control
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PPOSettings:
+    """What PPO needs to know besides the optimiser.
+
+    Attributes:
+        workers: environments side by side.
+        steps: steps of each worker between updates.
+        epochs: times the experience is gone through.
+        minibatches: parts that it is cut into; they divide workers x steps.
+        discount: per step.
+        trace: lambda of the advantage estimation.
+        clip: bound on the change of an action's probability, and of a value.
+        entropy: weight of the entropy bonus.
+        value: weight of the value loss.
+        gradient_norm: gradients are clipped to this norm.
+    """
+
+    workers: int = 64
+    steps: int = 128
+    epochs: int = 4
+    minibatches: int = 16
+    discount: float = 0.99
+    trace: float = 0.95
+    clip: float = 0.2
+    entropy: float = 0.0
+    value: float = 0.5
+    gradient_norm: float = 0.5
+
+    def __post_init__(self):
+        if self.workers * self.steps % self.minibatches:
+            raise UserError(
+                f"minibatches must divide workers x steps = {self.workers} x "
+                f"{self.steps}, got {self.minibatches}."
+            )
+
+
+class Learnt(NamedTuple):
+    """What gradients flow to."""
+
+    actor: PyTree
+    critic: PyTree
+    log_std: Float[Array, " size"] | None  # of continuous actions
+
+
+class Kept(NamedTuple):
+    """What PPO keeps between updates besides the actor, which is the run's `params`."""
+
+    critic: PyTree
+    log_std: Float[Array, " size"] | None
+    opt_state: optax.OptState
+    workers: Workers
+
+
+class Batch(NamedTuple):
+    """Experience that is ready to be learnt from; `x` is what the networks read."""
+
+    x: Float[Array, "batch ..."]
+    legal: Array | None
+    action: Array
+    log_probability: Float[Array, " batch"]
+    value: Float[Array, " batch"]
+    advantage: Float[Array, " batch"]
+
+
+def algorithm(task: Control, config: Config) -> Algorithm:
+    """Return PPO on the environment of a `Control` task.
+
+    Raises:
+        UserError: if the task has a team of agents or a recurrent network.
+    """
+    if task.env.agents is not None or jax.tree.leaves(task.policy.memory):
+        raise UserError(
+            "algorithm: 'ppo' serves single agents without memory; choose 'eggroll' or "
+            "'openes' for teams and recurrent networks"
+        )
+    learner = _Learner(task, config)
+    return Algorithm(learner.init, jax.jit(learner.step), 1, trial=learner.step)
+
+
+class _Learner:
+    """The pair of pure functions, and what they share."""
+
+    def __init__(self, task: Control, config: Config):
+        self.task, self.config, self.settings = task, config, task.ppo
+        self.head = ActionHead(task.env.action_space, False, task.squash)
+        self.critic = dataclasses.replace(task.policy, outputs=1)
+        clip = optax.clip_by_global_norm(task.ppo.gradient_norm)
+        self.optimizer = optax.chain(clip, build.optimizer(config))
+
+    def init(self, params: PyTree) -> Kept:
+        key = key_for(jax.random.key(self.config.seed), Purpose.INIT, 1)
+        critic_key, worker_key = jax.random.split(key)
+        space = self.task.env.action_space
+        # A policy trained without chance puts out means alone: their spread is learnt.
+        log_std = jnp.zeros(space.size) if isinstance(space, Box) else None
+        log_std = log_std if self.task.deterministic else None
+        learnt = Learnt(params, self.critic.init(critic_key), log_std)
+        workers = start(self.task.env, worker_key, self.settings.workers)
+        opt_state = self.optimizer.init(cast(Any, learnt))
+        return Kept(learnt.critic, learnt.log_std, opt_state, workers)
+
+    def step(self, state: State, data: Any) -> tuple[State, Metrics]:
+        del data
+        kept: Kept = state.opt_state
+        learnt = Learnt(state.params, kept.critic, kept.log_std)
+        key = key_for(state.key, Purpose.NOISE, state.step)
+        collect_key, learn_key = jax.random.split(key)
+        choose = lambda seen, key, legal: self._choose(
+            learnt, state.task, seen, key, legal
+        )
+        task, settings = self.task, self.settings
+        workers, steps = collect(
+            task.env,
+            choose,
+            kept.workers,
+            collect_key,
+            steps=settings.steps,
+            step_limit=task.max_steps or task.env.step_limit,
+        )
+        batch = self._batch(learnt, state.task, steps)
+        learnt, opt_state, losses = self._learn(
+            learnt, kept.opt_state, batch, learn_key
+        )
+        ended = jnp.isfinite(steps.total)
+        metrics = {
+            "fitness/mean": jnp.mean(steps.total, where=ended),
+            "fitness/nonfinite": 1 - jnp.mean(jnp.isfinite(steps.reward)),
+            "samples": jnp.float32(steps.reward.size),
+        } | losses
+        new = state._replace(
+            params=learnt.actor,
+            opt_state=Kept(learnt.critic, learnt.log_std, opt_state, workers),
+            step=state.step + 1,
+            task=self._observe(state.task, steps),
+        )
+        return new, metrics
+
+    def _choose(
+        self,
+        learnt: Learnt,
+        seen: Moments,
+        observation: Array,
+        key: PRNGKeyArray,
+        legal,
+    ) -> tuple[Array, Array, tuple[Array, Array]]:
+        """Draw an action; note its log probability and the value of the state."""
+        x = self._see(observation, seen)
+        outputs = self._outputs(learnt, x)
+        raw = self.head.sample(outputs, key, legal)
+        log_probability = self.head.log_probability(outputs, raw, legal)
+        return raw, self.head.action(raw), (log_probability, self._value(learnt, x))
+
+    def _outputs(self, learnt: Learnt, x: Array) -> Array:
+        outputs, _ = self.task.policy(learnt.actor, x, ())
+        if learnt.log_std is None:
+            return outputs
+        return jnp.concatenate([outputs, learnt.log_std])
+
+    def _value(self, learnt: Learnt, x: Array) -> Array:
+        value, _ = self.critic(learnt.critic, x, ())
+        return value[0]
+
+    def _see(self, observation: Array, seen: Moments) -> Array:
+        if not self.task.normalise_observations:
+            return observation
+        return normalise(observation, seen)
+
+    def _observe(self, seen: Moments, steps: Step) -> Moments:
+        if not self.task.normalise_observations:
+            return seen
+        flat = steps.observation.reshape(-1, *steps.observation.shape[2:])
+        return merge(seen, moments(flat, jnp.ones(len(flat), bool)))
+
+    def _batch(self, learnt: Learnt, seen: Moments, steps: Step) -> Batch:
+        log_probability, values = steps.notes
+        see = jax.vmap(jax.vmap(lambda observation: self._see(observation, seen)))
+        value = jax.vmap(jax.vmap(lambda x: self._value(learnt, x)))
+        advantage = advantages(
+            steps,
+            values,
+            value(see(steps.following)),
+            discount=self.settings.discount,
+            trace=self.settings.trace,
+        )
+        batch = Batch(
+            see(steps.observation),
+            steps.legal,
+            steps.action,
+            log_probability,
+            values,
+            advantage,
+        )
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+
+    def _learn(
+        self, learnt: Learnt, opt_state: optax.OptState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[Learnt, optax.OptState, Metrics]:
+        def minibatch(carry, rows):
+            learnt, opt_state = carry
+            part = jax.tree.map(lambda x: x[rows], batch)
+            grads, losses = jax.grad(self._loss, has_aux=True)(learnt, part)
+            updates, opt_state = self.optimizer.update(
+                grads, opt_state, cast(Any, learnt)
+            )
+            learnt = cast(Learnt, optax.apply_updates(cast(Any, learnt), updates))
+            return (learnt, opt_state), losses
+
+        def epoch(carry, key):
+            rows = jax.random.permutation(key, batch.value.size)
+            return jax.lax.scan(
+                minibatch, carry, rows.reshape(self.settings.minibatches, -1)
+            )
+
+        keys = jax.random.split(key, self.settings.epochs)
+        (learnt, opt_state), losses = jax.lax.scan(epoch, (learnt, opt_state), keys)
+        return learnt, opt_state, jax.tree.map(jnp.mean, losses)
+
+    def _loss(self, learnt: Learnt, batch: Batch) -> tuple[Array, Metrics]:
+        settings = self.settings
+        outputs = jax.vmap(lambda x: self._outputs(learnt, x))(batch.x)
+        values = jax.vmap(lambda x: self._value(learnt, x))(batch.x)
+        log_probability = self.head.log_probability(outputs, batch.action, batch.legal)
+        ratio = jnp.exp(log_probability - batch.log_probability)
+        advantage = batch.advantage
+        advantage = (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-8)
+        bounded = jnp.clip(ratio, 1 - settings.clip, 1 + settings.clip)
+        policy = -jnp.mean(jnp.minimum(ratio * advantage, bounded * advantage))
+        target = batch.value + batch.advantage
+        near = batch.value + jnp.clip(
+            values - batch.value, -settings.clip, settings.clip
+        )
+        errors = jnp.maximum((values - target) ** 2, (near - target) ** 2)
+        value = jnp.mean(errors) / 2
+        entropy = jnp.mean(self.head.entropy(outputs, batch.legal))
+        loss = policy + settings.value * value - settings.entropy * entropy
+        return loss, {
+            "loss/policy": policy,
+            "loss/value": value,
+            "policy/entropy": entropy,
+            "policy/change": jnp.mean(jnp.abs(ratio - 1)),
+        }
