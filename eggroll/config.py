@@ -160,16 +160,20 @@ class BudgetConfig:
     Attributes:
         generations: Updates of the parameters.
         seconds: Training time, compilation and validation not counted.
+        samples: As the task counts them, such as frames of all episodes.
         target: Value of the headline metric, confirmed by a second validation.
     """
 
     generations: int | None = None
     seconds: float | None = None
+    samples: float | None = None
     target: float | None = None
 
     def __post_init__(self):
-        if self.generations is None and self.seconds is None:
-            raise UserError("the budget needs `generations` or `seconds`: set one")
+        if (self.generations, self.seconds, self.samples) == (None, None, None):
+            raise UserError(
+                "the budget needs `generations` or `seconds` or `samples`: set one"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

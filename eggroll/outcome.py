@@ -12,6 +12,7 @@ class Stop(enum.Enum):
 
     GENERATIONS = "all generations are done"
     SECONDS = "the training time is used up"
+    SAMPLES = "the samples are used up"
     TARGET = "the target is reached"
     INTERRUPT = "interrupted"
 

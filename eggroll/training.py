@@ -152,6 +152,8 @@ class _Loop:
             return Stop.GENERATIONS
         if budget.seconds is not None and self.progress.seconds >= budget.seconds:
             return Stop.SECONDS
+        if budget.samples is not None and self.progress.samples >= budget.samples:
+            return Stop.SAMPLES
         return None
 
     def _save(self) -> None:
@@ -194,7 +196,7 @@ class _Loop:
         if stop := self._exhausted():
             raise UserError(
                 f"{self.path}: nothing is left to do, {stop.value}: give it more with "
-                "--generations or --seconds"
+                "--generations, --seconds or --samples"
             )
         metrics.forget_after(self.metrics, self.step)
         self.report(f"resuming at step {self.step}")

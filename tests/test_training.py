@@ -113,6 +113,14 @@ def test_seconds_end_a_run(tmp_path):
     assert outcome.stop is Stop.SECONDS
 
 
+def test_samples_end_a_run(tmp_path):
+    _, whole = train(config(tmp_path, "generations=4"))
+    enough = whole.progress.samples * 0.6  # reached by the third of four steps
+    _, outcome = train(config(tmp_path, "generations=4", f"samples={enough}"))
+    assert outcome.stop is Stop.SAMPLES
+    assert int(outcome.state.step) == 3
+
+
 def test_a_step_is_compiled_once(tmp_path):
     experiment = experiments.prepare(config(tmp_path, "algorithm=eggroll"))
     state = experiments.initial_state(experiment)
