@@ -56,7 +56,7 @@ class Shift:
     def shifted(self, product: Int[Array, "*dims"]) -> Int[Array, "*dims"]:
         """Returns product / 2**bits, rounded."""
         if self.bits <= 0:
-            return product << -self.bits
+            return product << -self.bits if self.bits else product
         if not self.floor:
             # Adding a half rounds halves up; `>> 31` is -1 for what is negative, and
             # sends its halves down: away from zero on both sides.
