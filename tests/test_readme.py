@@ -19,10 +19,10 @@ def lines(code):
 
 
 def test_the_optimiser_example_learns_in_15_lines():
-    assert lines(OPTIMISER) == 15
+    assert lines(OPTIMISER) <= 15
     assert run(OPTIMISER)["value"] < 0.5  # a linear model that predicts 0 has about 2.2
 
 
 def test_the_ask_and_tell_example_learns_in_10_lines():
-    assert lines(ASK_TELL) == 10
+    assert lines(ASK_TELL) <= 10
     assert run(ASK_TELL)["fitness"].mean() > -1.0  # at first -6
