@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import quick
 from jaxprs import variables
 
 import eggroll
@@ -45,8 +46,8 @@ def agree(
     def explicit(drawn: list, args: tuple) -> Any:
         return fn(_replace(params, layouts, drawn, _written), *args)
 
-    traced = jax.jit(jax.vmap(member, in_axes=(0, None))).trace(drawn, args)
-    expected = jax.jit(jax.vmap(explicit, in_axes=(0, None)))(drawn, args)
+    traced = quick.jit(jax.vmap(member, in_axes=(0, None))).trace(drawn, args)
+    expected = quick.jit(jax.vmap(explicit, in_axes=(0, None)))(drawn, args)
     outputs = traced.lower().compile()(drawn, args)
     jax.tree.map(lambda x, y: _close(x, y, tolerance), outputs, expected)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 from jax.extend.random import threefry_2x32
 
 import eggroll
@@ -37,7 +38,7 @@ def asker(population, settings):
             used.append(jax.lax.scan(body, 0.0, stack)[1])
         return params, used
 
-    return jax.jit(es.ask(use))
+    return quick.jit(es.ask(use))
 
 
 def correlation(x, y):
