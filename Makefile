@@ -13,7 +13,7 @@ NEWEST := .venv-newest/bin
 NEWEST_STAMP := .venv-newest/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-newest test-slow lint format types wheel clean
+.PHONY: help venv demo demo-language test test-newest test-slow lint format types wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -28,6 +28,9 @@ $(STAMP): pyproject.toml
 
 demo: venv  ## balance CartPole-v1, from scratch to a mean return of 475
 	$(BIN)/eggroll train configs/rl/cartpole.yaml --name demo --target 475 --seconds 60
+
+demo-language: venv  ## pretrain an integer language model in two minutes
+	$(BIN)/python -m tasks.language.demo configs/language/demo.yaml
 
 test: venv  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

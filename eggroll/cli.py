@@ -1,4 +1,4 @@
-"""The command line: `eggroll train`, `eval`, `plot`, `compare` and `info`.
+"""The command line: `eggroll train`, `eval`, `sample`, `plot`, ....
 
 Mistakes that the user can mend are told in one line and exit with 2; faults of the
 library keep their traceback. JAX is imported once a command runs, not for its help.
@@ -93,6 +93,16 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--step", type=int, help="of the checkpoint; the newest")
     evaluate.add_argument("--seed", type=int, default=0, help="another validation; 0")
 
+    sample = command("sample", _sample, "continue a text with a run's language model")
+    sample.add_argument("directory", metavar="RUN")
+    sample.add_argument("--prompt", default="", help="what to continue; nothing")
+    sample.add_argument("--length", type=int, default=400, help="in bytes; 400")
+    sample.add_argument(
+        "--temperature", type=float, default=1.0, help="0 for the likeliest byte; 1"
+    )
+    sample.add_argument("--step", type=int, help="of the checkpoint; the newest")
+    sample.add_argument("--seed", type=int, default=0, help="another text; 0")
+
     plot = command("plot", _plot, "draw the curve of each run")
     plot.add_argument("directories", metavar="RUN", nargs="+")
 
@@ -124,6 +134,15 @@ def _evaluate(options: argparse.Namespace, _: Overrides) -> int:
     from eggroll import commands
 
     return commands.evaluate(options.directory, options.step, options.seed, _say)
+
+
+def _sample(options: argparse.Namespace, _: Overrides) -> int:
+    from eggroll import commands
+
+    wanted = commands.Sample(
+        options.prompt.encode(), options.length, options.temperature, options.seed
+    )
+    return commands.sample(options.directory, options.step, wanted, _say)
 
 
 def _plot(options: argparse.Namespace, _: Overrides) -> int:

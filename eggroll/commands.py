@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 from jaxtyping import PyTree
@@ -20,9 +20,10 @@ from eggroll import (
     yamlfile,
 )
 from eggroll.check import validate
-from eggroll.checkpoint import Checkpoints
+from eggroll.checkpoint import Checkpoints, Restored
 from eggroll.config import plain
 from eggroll.coverage import coverage
+from eggroll.errors import UserError
 from eggroll.experiment import Experiment
 from eggroll.outcome import Stop, is_reached
 from eggroll.run import Run
@@ -52,18 +53,50 @@ def resume(directory: str, overrides: Overrides, say: Say) -> int:
 
 def evaluate(directory: str, step: int | None, seed: int, say: Say) -> int:
     """Validates a run's parameters on seeds that no validation of its training used."""
-    run = runs.load(directory)
-    experiment = experiments.prepare(run.config)
-    checkpoints = Checkpoints(run.checkpoints)
-    restored = checkpoints.restore(experiments.initial_state(experiment), step)
-    for number, reason in restored.damaged.items():
-        say(f"checkpoint {number} is damaged and passed over: {reason}")
+    run, experiment, restored = _restore(directory, step, say)
     state = restored.state
     key = key_for(state.key, Purpose.EVALUATE, seed)
     say(f"{run.path} at step {restored.step}")
     for name, value in validate(experiment.task, state.params, state.task, key).items():
         say(f"  {name} {value:.6g}")
     return 0
+
+
+class Sample(NamedTuple):
+    """What text is wanted of a language model."""
+
+    prompt: bytes
+    length: int
+    temperature: float
+    seed: int
+
+
+def sample(directory: str, step: int | None, wanted: Sample, say: Say) -> int:
+    """Continues a text with the model of a run whose task has a method `sample`."""
+    run, experiment, restored = _restore(directory, step, say)
+    make = getattr(experiment.task, "sample", None)
+    if make is None:
+        task = type(experiment.task).__name__
+        raise UserError(f"{run.path}: the task {task} has no texts to sample")
+    state = restored.state
+    key = key_for(state.key, Purpose.EVALUATE, wanted.seed)
+    prompt, length, temperature, _ = wanted
+    made = make(state.params, prompt, length, key, temperature)
+    say((prompt + b"".join(made)).decode(errors="replace"))
+    return 0
+
+
+def _restore(
+    directory: str, step: int | None, say: Say
+) -> tuple[Run, Experiment, Restored]:
+    """A run and the state that one of its checkpoints holds, the newest by default."""
+    run = runs.load(directory)
+    experiment = experiments.prepare(run.config)
+    checkpoints = Checkpoints(run.checkpoints)
+    restored = checkpoints.restore(experiments.initial_state(experiment), step)
+    for number, reason in restored.damaged.items():
+        say(f"checkpoint {number} is damaged and passed over: {reason}")
+    return run, experiment, restored
 
 
 def plot(directories: Sequence[str], say: Say) -> int:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +20,7 @@ from tasks.language import networks
 from tasks.language.corpus import Corpus, load
 from tasks.language.lanes import Lanes, references
 from tasks.language.recorder import saturation_of, weights_of
+from tasks.language.sampling import sample
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,6 +168,17 @@ class Language(Task):
             figures |= saturation_of(self.network, params, tokens)
             figures |= weights_of(params)
         return figures
+
+    def sample(
+        self,
+        params: PyTree,
+        prompt: bytes,
+        length: int,
+        key: PRNGKeyArray,
+        temperature: float = 1.0,
+    ) -> Iterator[bytes]:
+        """Continue a prompt; see `tasks.language.sampling`."""
+        return sample(self.network, params, prompt, length, key, temperature)
 
     @functools.cached_property
     def _validation(self) -> Callable[[PyTree, Any], Any]:
