@@ -32,8 +32,8 @@ from eggroll.noise import (
     generation_key,
     member_key,
 )
-from eggroll.plan import Layout, Rule, is_array, make_plan
-from eggroll.transform import ignore, refuse
+from eggroll.plan import Layout, Rule, make_plan
+from eggroll.transform import ignore, is_perturbed, refuse
 
 
 @jax.tree_util.register_pytree_node_class
@@ -239,14 +239,25 @@ class EvolutionStrategy:
     def member(
         self, generation: Generation, params: PyTree, index: Int[Array, ""] | int
     ) -> PyTree:
-        """Returns the parameters of one member, written out: to inspect or export it."""
+        """Returns the parameters of one member, written out: to inspect or export it.
+
+        Raises:
+            ValueError: if there is no such member.
+        """
+        if isinstance(index, int) and not 0 <= index < self.population:
+            raise ValueError(
+                f"index must be from 0 to {self.population - 1}, got {index}"
+            )
         drawn = self._draw(generation, jnp.atleast_1d(jnp.asarray(index)))
-        arrays = [x for x in jax.tree.leaves(params) if is_array(x)]
+        leaves = list(zip(jax.tree.leaves(params), generation.plan, strict=True))
+        arrays = [jnp.asarray(x) for x, layout in leaves if layout is not None]
         drawn = jax.tree.map(lambda x: x[0] if x.ndim else x, drawn)
         one = perturb(arrays, generation.layouts, drawn)
-        written = iter(x if isinstance(x, jax.Array) else x.materialise() for x in one)
-        leaves = [next(written) if is_array(x) else x for x in jax.tree.leaves(params)]
-        return jax.tree.unflatten(generation.tree, leaves)
+        written = iter(x.materialise() if is_perturbed(x) else x for x in one)
+        return jax.tree.unflatten(
+            generation.tree,
+            [x if layout is None else next(written) for x, layout in leaves],
+        )
 
     def evaluation_chunk(self, traced: Trace, layouts: list[Layout]) -> int:
         """How many members a device evaluates at once."""
