@@ -18,9 +18,7 @@ def text(network, prompt=b"", **options):
     return b"".join(sample(network, params, prompt, 100, KEY, **options))
 
 
-@pytest.mark.parametrize(
-    ("temperature", "odds"), [(1.0, [2, 4, 1]), (0.5, [4, 16, 1])]
-)
+@pytest.mark.parametrize(("temperature", "odds"), [(1.0, [2, 4, 1]), (0.5, [4, 16, 1])])
 def test_integer_tokens_are_drawn_in_proportion_to_powers_of_two(temperature, odds):
     some = jnp.array([80, 96, 64], jnp.int8)
     logits = jnp.full(256, -127, jnp.int8).at[:3].set(some)

@@ -63,7 +63,7 @@ class Language(Task):
     width: int = 64
     stepping: Stepping = dataclasses.field(default_factory=Stepping)
     validation_lanes: int = 256
-    validation_bytes: int = 2**20
+    validation_bytes: int = 2**21
 
     maximise = False
     samples = "tokens"
