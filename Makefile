@@ -13,7 +13,7 @@ NEWEST := .venv-newest/bin
 NEWEST_STAMP := .venv-newest/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-language test test-newest test-slow lint format types wheel clean
+.PHONY: help venv demo results-control demo-language test test-newest test-slow lint format types wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -31,6 +31,11 @@ demo: venv  ## balance CartPole-v1, from scratch to a mean return of 475
 
 demo-language: venv  ## pretrain an integer language model in two minutes
 	$(BIN)/python -m tasks.language.demo configs/language/demo.yaml
+
+results-control: EXTRAS := dev,rl,rl-brax,rl-games,rl-grid
+results-control: venv  ## compare EGGROLL, OpenES and PPO on eight environments (hours)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	$(BIN)/python -m benchmarks.control run
 
 test: venv  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
