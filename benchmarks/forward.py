@@ -3,8 +3,8 @@
     python -m benchmarks.forward [--repetitions 11] [--json FILE]
 
 An unmodified Flax MLP of four layers, each member with an input of its own. "pure" runs
-the unperturbed network on the same batch; noise is drawn inside every measured call. All
-cases of a table take turns, so that a change of the machine's speed meets them all alike;
+the unperturbed network on the same batch; noise is drawn inside every measured call.
+The cases of a table take turns, so that a change of the machine's speed meets them all;
 the figure is the ratio of medians. "update" draws the noise again and contracts it.
 """
 
@@ -104,7 +104,9 @@ def main() -> None:
         times: dict[str, list[float]] = {name: [] for name in table}
         for call in table.values():
             seconds(call)
-        repetitions = options.repetitions if steps == 1 else max(options.repetitions, 10)
+        repetitions = (
+            options.repetitions if steps == 1 else max(options.repetitions, 10)
+        )
         for _ in range(repetitions):
             for name, call in table.items():
                 times[name].append(seconds(call))

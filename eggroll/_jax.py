@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 
 INLINED = {
@@ -74,6 +74,11 @@ def is_literal(atom: Any) -> bool:
     return isinstance(atom, Literal)
 
 
+def result_dtype(eqn: JaxprEqn) -> Any:
+    """The type of an equation's only result."""
+    return getattr(eqn.outvars[0].aval, "dtype")  # noqa: B009
+
+
 def forwarded(jaxpr: Jaxpr) -> list[int | None]:
     """For each result of a jaxpr, which argument it is, unchanged; else None.
 
@@ -86,8 +91,7 @@ def forwarded(jaxpr: Jaxpr) -> list[int | None]:
         if call is None:
             continue
         for out, origin in zip(eqn.outvars, forwarded(call.jaxpr), strict=True):
-            if origin is None or is_literal(eqn.invars[origin]):
-                continue
-            if (known := source.get(eqn.invars[origin])) is not None:
-                source[out] = known
-    return [None if is_literal(v) else source.get(v) for v in jaxpr.outvars]
+            given = None if origin is None else eqn.invars[origin]
+            if isinstance(given, Var) and given in source:
+                source[out] = source[given]
+    return [source.get(v) if isinstance(v, Var) else None for v in jaxpr.outvars]

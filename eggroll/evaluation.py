@@ -53,8 +53,8 @@ def trace(
     """Traces `fn(params, *args)` for one member.
 
     Raises:
-        ValueError: if `in_axes` does not fit `args`, or an array that has a row a member
-            has a number of rows that does not divide the population.
+        ValueError: if `in_axes` does not fit `args`, or if an array's number of rows
+            (one a member or a group) does not divide the population.
     """
     leaves, tree = jax.tree.flatten((params, args))
     n_params = len(jax.tree.leaves(params))
@@ -107,8 +107,8 @@ def _is_data(x: Any) -> bool:
 
 
 def _axes(in_axes: Any, args: tuple[PyTree, ...]) -> list[int | None]:
-    """One entry, None or 0, for each leaf of the arguments, as `jax.vmap` reads them."""
-    is_none = lambda x: x is None  # noqa: E731
+    """One entry for each leaf of the arguments: None or 0, as `jax.vmap` reads them."""
+    is_none = lambda x: x is None
     prefix = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
     axes: list[int | None] = []
 
@@ -192,7 +192,6 @@ def draw(
         sign, and its scale; None for a frozen one. `perturb` makes one member's
         parameters of it, under `vmap`.
     """
-
     pairs = members.pair[:: members.repeat]
     drawn = noise_.draw(plan, key, pairs, noise, members.repeat, members.sign)
 
@@ -209,10 +208,14 @@ def perturb(
     params: Sequence[Array], plan: Sequence[Layout], drawn: Sequence[Any]
 ) -> list[Any]:
     """Returns one member's parameters, perturbed but not written out."""
-    return [
-        weight if one is None else Perturbed(weight, *one, (layout.path,))
-        for weight, layout, one in zip(params, plan, drawn, strict=True)
-    ]
+
+    def leaf(weight: Array, layout: Layout, one: Any) -> Any:
+        if one is None:
+            return weight
+        factors, scale = one
+        return Perturbed(weight, factors, scale, (layout.path,))
+
+    return [leaf(*x) for x in zip(params, plan, drawn, strict=True)]
 
 
 def evaluate_members(
@@ -242,6 +245,6 @@ def evaluate_members(
         return evaluate(trace.jaxpr, [*params, *data, *keys], observe)
 
     axes = [0 if mapped else None for mapped in trace.is_mapped]
-    keys = [] if keys is None else [keys]
     by_member = jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, drawn)
-    return jax.vmap(one, in_axes=(by_member, axes, 0))(drawn, list(data), keys)
+    run = jax.vmap(one, in_axes=(by_member, axes, 0))
+    return run(drawn, list(data), [] if keys is None else [keys])

@@ -265,8 +265,8 @@ def _contract(
         )
         names = keep
         if k == 0:  # while it is still thin
-            is_shift = isinstance(leaf.scale, Shift)
-            value = leaf.scale.signed(value) if is_shift else value * leaf.scale
+            scale = leaf.scale
+            value = scale.signed(value) if isinstance(scale, Shift) else value * scale
     absent = [i for i, n in enumerate(out) if n not in names]
     value = jnp.expand_dims(value, absent)
     return leaf.scale.shifted(value) if isinstance(leaf.scale, Shift) else value

@@ -47,7 +47,7 @@ def rows_within(available: int, bytes_per_row: int) -> int:
 
 
 def _peak(jaxpr: Jaxpr) -> int:
-    """The most bytes of intermediate results alive at once, inner functions included."""
+    """The most bytes of intermediate results alive at once, inner functions too."""
     last_use = {
         v: i
         for i, eqn in enumerate(jaxpr.eqns)

@@ -117,8 +117,8 @@ def draw(
         sign: where it is negative, a member's first factor of each leaf is mirrored.
 
     Returns:
-        The factors of each leaf, none for a frozen one: a dimension of members (`repeat`
-        a pair), then the shapes of `Layout.factor_shapes`.
+        The factors of each leaf, none for a frozen one: a dimension of members
+        (`repeat` a pair), then the shapes of `Layout.factor_shapes`.
     """
     distribution = DISTRIBUTIONS[noise]
     columns = [_columns(layout, distribution.bits) for layout in layouts]
@@ -192,9 +192,10 @@ def _for_members(
 ) -> UInt32[Array, "2 members columns"]:
     """Copies the words of a pair to its members, complemented where the sign is -1.
 
-    The second word of a call belongs to the second factor, which is not mirrored, unless
-    the leaf has one factor alone. This is a loop over the two so that its results are
-    kept: else each bit that is used would be found by way of all this again.
+    The second word of a call belongs to the second factor, which is not mirrored,
+    unless the leaf has one factor alone. This is a loop over the two so that its
+    results are kept: else each bit that is used would be found by way of all this
+    again.
     """
     ones = np.uint32(0xFFFFFFFF)
     mirrored = np.stack([np.full(alone.shape, ones), np.where(alone, ones, 0)])
@@ -216,9 +217,7 @@ def _leaf_keys(
 ) -> UInt32[Array, "leaves 2"]:
     """The Threefry keys of the leaves' noise, from a key of any kind."""
     names = np.array([zlib.crc32(x.path.encode()) for x in layouts], np.uint32)
-    make = lambda name: jax.random.bits(  # noqa: E731
-        jax.random.fold_in(key, name), (2,), jnp.uint32
-    )
+    make = lambda name: jax.random.bits(jax.random.fold_in(key, name), (2,), jnp.uint32)
     return jax.vmap(make)(names)
 
 
@@ -249,7 +248,7 @@ def _looked_up(table: Callable[[], Int8[np.ndarray, " 65536"]]) -> Callable:
 
 @functools.cache
 def normal_quantiles(std: float) -> Int8[np.ndarray, " 65536"]:
-    """The int8 values of 2^16 equally likely slices of N(0, std²), exactly symmetric."""
+    """The int8 values of 2^16 equally likely slices of N(0, std²): symmetric."""
     half = np.clip(np.rint(_upper_quantiles(std)), -127, 127).astype(np.int8)
     return np.concatenate([-half[::-1], half])
 

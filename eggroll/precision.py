@@ -41,10 +41,10 @@ def with_master_weights(
         master = jax.tree.map(_widen, params)
         return MasterState(master, optimizer.init(master))
 
-    def update(grads: PyTree, state: MasterState, params: PyTree | None = None) -> Any:
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
         if params is None:
             raise ValueError("with_master_weights needs update(grads, state, params)")
-        updates, inner = optimizer.update(grads, state.inner, state.master)
+        updates, inner = optimizer.update(updates, state.inner, state.master)
         master = optax.apply_updates(state.master, updates)
 
         def difference(new: Array, old: Array) -> Array:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Int, PyTree
 AXIS = "population"
 
 
-def population_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def population_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Returns a mesh that spreads the population over devices (all, by default)."""
     devices = jax.devices() if devices is None else devices
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
@@ -80,7 +80,7 @@ def map_chunks(
     index = chunk_index(count, chunk)
     if index.shape[0] == 1:
         return function(rows)
-    take = lambda at: jax.tree.map(lambda x: x[at], rows)  # noqa: E731
+    take = lambda at: jax.tree.map(lambda x: x[at], rows)
     out = jax.lax.map(lambda at: function(take(at)), index)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], out)
 
@@ -99,7 +99,7 @@ def sum_chunks(
     index = chunk_index(count, chunk)
     if index.shape[0] == 1:
         return function(rows, jnp.ones(count))
-    take = lambda at: jax.tree.map(lambda x: x[at], rows)  # noqa: E731
+    take = lambda at: jax.tree.map(lambda x: x[at], rows)
     once = np.arange(index.size).reshape(index.shape) < count
 
     def add(total: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, None]:
@@ -108,7 +108,7 @@ def sum_chunks(
 
     like = jax.eval_shape(lambda: function(take(index[0]), jnp.ones(index.shape[1])))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-    total, _ = jax.lax.scan(add, zeros, (index, once))
+    total, _ = jax.lax.scan(add, zeros, (jnp.asarray(index), jnp.asarray(once)))
     return total
 
 

@@ -1,4 +1,4 @@
-"""Evolution strategies as an optimiser: a population in, an estimate of the gradient out.
+"""Evolution strategies as an optimiser: a population in, a gradient estimate out.
 
     J(M) = E[f(M + σE)],      ∇J ≈ 1/(Nσ) Σ_i f_i E_i
 
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from eggroll import memory, sharding, shaping as shapings, update
+from eggroll import memory, shaping as shapings, sharding, update
 from eggroll.evaluation import (
     Members,
     Trace,
@@ -144,9 +144,9 @@ class EvolutionStrategy:
             ValueError: unless exactly one of `fitness` and `loss` is given; when run,
                 if the result is no scalar.
         """
-        if (fitness is None) == (loss is None):
+        fn = fitness if loss is None else loss
+        if fn is None or (fitness is not None and loss is not None):
             raise ValueError("give either fitness= (higher is better) or loss=")
-        fn = fitness or loss
         ask = self.ask(fn, in_axes=in_axes)
 
         def run(params: PyTree, key: PRNGKeyArray, *args: Any, step: Any = 0) -> Any:
@@ -165,8 +165,8 @@ class EvolutionStrategy:
         """Evaluates a function on every member; scoring is up to the caller.
 
         Args:
-            apply: `apply(params, *args)` returns a pytree of arrays; given a `key` as in
-                `value_and_grad`.
+            apply: `apply(params, *args)` returns a pytree of arrays; it is given a
+                `key` as in `value_and_grad`.
             in_axes: as in `value_and_grad`.
 
         Returns:
@@ -199,8 +199,8 @@ class EvolutionStrategy:
                 not finite (and the partners of such) count for nothing.
 
         Returns:
-            A pytree like the parameters: float32 for shorter floating-point types, zeros
-            for frozen leaves, None for what is no array.
+            A pytree like the parameters: float32 for shorter floating-point types,
+            zeros for frozen leaves, None for what is no array.
 
         Raises:
             ValueError: if `fitness` has not one number a member.
@@ -321,7 +321,7 @@ class EvolutionStrategy:
         keys = None
         if traced.has_key:
             pairs = Members.of(index, antithetic=self.antithetic).pair
-            of_pair = lambda p: member_key(generation.key, generation.step, p)  # noqa: E731
+            of_pair = lambda p: member_key(generation.key, generation.step, p)
             keys = jax.vmap(of_pair)(pairs)
         drawn = self._draw(generation, index)
         observe = refuse if self.strict else ignore
@@ -353,8 +353,8 @@ def _scalar_per_member(values: Any, population: int) -> Float[Array, " populatio
         each = shape[1:] if shape[:1] == (population,) else shape
         raise ValueError(
             f"fitness must be one number a member: expected shape ({population},), got "
-            f"{shape}; reduce each member's {each or 'result'} to a scalar, for example "
-            f"with .mean()"
+            f"{shape}; reduce each member's {each or 'result'} to a scalar, for "
+            f"example with .mean()"
         )
     return jnp.asarray(values, jnp.float32)
 

@@ -230,11 +230,11 @@ def _placed(
 ) -> list[Array]:
     """The factors of a part of a longer array, with the scale in the first of them."""
     first, *rest = [f.astype(leaf.accumulator) for f in leaf.factors]
+    scale: Any = leaf.scale
     pad = [(0, 0)] * (leaf.ndim + 1)
     pad[axis] = around
     factors = [
-        f if f.shape[axis] == 1 else jnp.pad(f, pad)
-        for f in (first * leaf.scale, *rest)
+        f if f.shape[axis] == 1 else jnp.pad(f, pad) for f in (first * scale, *rest)
     ]
     if marked:
         dims = (leaf.shape[axis] if d == axis else 1 for d in range(leaf.ndim))

@@ -158,7 +158,7 @@ def _dot_general(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> Any:
     observe("batch", leaf, "dot_general", batch[side])
     observe("contract", leaf, "dot_general", contract[side])
     dims = ((contract[1 - side], contract[side]), (batch[1 - side], batch[side]))
-    dtype = eqn.outvars[0].aval.dtype
+    dtype = _jax.result_dtype(eqn)
     precision = params["precision"]
     if side == 0 and isinstance(precision, tuple):
         precision = precision[::-1]
@@ -203,7 +203,7 @@ def _conv(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> Any:
     is_shift = isinstance(scale, Shift)
     scaled = scale.shifted(scale.signed(delta)) if is_shift else delta * scale
     out = conv(image, leaf.weight) + scaled
-    return out.astype(eqn.outvars[0].aval.dtype)
+    return out.astype(_jax.result_dtype(eqn))
 
 
 def _gather(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> Any:
@@ -355,7 +355,7 @@ class _Closed:
         self.value = value
 
 
-def _view(apply: Callable[[JaxprEqn, list[Any]], Perturbed]) -> Callable:
+def _view(apply: Callable[[JaxprEqn, list[Any]], Any]) -> Callable:
     """Makes a rule of an operation on the view of one perturbed operand, the first."""
 
     def rule(eqn: JaxprEqn, operands: list[Any], observe: Observer) -> Any:

@@ -12,10 +12,12 @@ from eggroll.conversion import sgd_learning_rate
 
 SIGMA, POPULATION, RATE = 0.05, 8, 0.3
 STEPS = {
-    # What each publication adds to the weights, for fitness weights w and
-    # perturbations E of unit variance (arXiv 2511.16652 eq. 6, and its libraries' code).
+    # What each publication adds to the weights, for fitness weights w and unit-variance
+    # perturbations E (arXiv 2511.16652, equation 6, and the code of its experiments).
     "paper": lambda w, e: RATE / POPULATION * w @ e,
-    "hyperscale": lambda w, e: RATE * POPULATION**0.5 * np.mean(w[:, None] * SIGMA * e, 0),
+    "hyperscale": lambda w, e: (
+        RATE * POPULATION**0.5 * np.mean(w[:, None] * SIGMA * e, 0)
+    ),
     "vllm": lambda w, e: RATE / (POPULATION * SIGMA) * w @ (SIGMA * e),
 }
 
@@ -36,7 +38,7 @@ def test_a_converted_learning_rate_makes_the_published_step(convention):
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
 
     expected = STEPS[convention](weights, perturbations)
-    np.testing.assert_allclose(updates["w"].reshape(-1), expected, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(np.ravel(updates["w"]), expected, rtol=1e-4, atol=1e-7)
 
 
 def test_an_unknown_convention_is_refused_with_the_known_ones():

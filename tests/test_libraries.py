@@ -1,9 +1,10 @@
 """Unmodified models of Flax NNX, Flax Linen and Equinox, perturbed.
 
-Each agrees with the model of the written-out parameters, and no low-rank leaf is written
-out anywhere.
+Each agrees with the model of the written-out parameters, and no low-rank leaf is
+written out anywhere.
 """
 
+import itertools
 import re
 
 import equinox as eqx
@@ -196,7 +197,7 @@ def test_layers_of_a_scanned_stack_are_perturbed_independently():
 
 def test_compiled_population_multiplies_by_each_weight_once():
     members, sizes = 6, (8, 16, 32, 4)
-    layers = list(zip(sizes, sizes[1:], strict=False))
+    layers = list(itertools.pairwise(sizes))
     model = nnx.Sequential(
         *(nnx.Linear(i, o, use_bias=False, rngs=nnx.Rngs(0)) for i, o in layers)
     )
