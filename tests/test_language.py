@@ -7,14 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eggroll import algorithms, settings
+from eggroll import algorithms, build, metrics, settings, yamlfile
 from eggroll.check import check_task
+from eggroll.cli import main
+from eggroll.config import plain
 from eggroll.errors import UserError
 from eggroll.experiment import Experiment, initial_state
 from eggroll.integer_training import Stepping
+from models.egg import Egg
 from tasks.language import Language
 from tasks.language.corpus import load
+from tasks.language.flight import draw
 from tasks.language.lanes import Lanes, references
+from tasks.language.recorder import saturation_of, weights_of
 
 
 @pytest.fixture(autouse=True)
@@ -204,8 +209,6 @@ def _config(population, folder, **stepping):
 
 
 def steps(config, count):
-    from eggroll import build
-
     task = build.task(config)
     algorithm = algorithms.find(task, config)
     state = initial_state(Experiment(config, task, algorithm))
@@ -230,6 +233,37 @@ def test_members_keep_their_own_states_and_params_stay_int8(folder):
 def test_the_published_program_moves_every_weight_at_first(folder):
     _, rows = steps(_config(16, folder, paper=True), 1)
     assert rows[0]["update/changed"] == 1
+
+
+@pytest.mark.parametrize("change", [dict(devices=8), dict(devices=2, chunk=6)])
+def test_devices_and_chunks_change_no_bit_of_a_run(folder, change):
+    config = _config(16, folder)
+    strategy = dataclasses.replace(config.strategy, chunk=change.get("chunk"))
+    other = dataclasses.replace(config, strategy=strategy, devices=change["devices"])
+    (one, _), (same, _) = (
+        steps(dataclasses.replace(config, devices=1), 2),
+        steps(other, 2),
+    )
+    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(same), strict=True):
+        if jnp.issubdtype(x.dtype, jnp.integer):
+            np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+@pytest.mark.slow
+def test_a_resumed_run_equals_one_that_never_stopped(folder, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text(yamlfile.dump(plain(_config(16, folder))))
+    rest = [str(config), "--output", str(tmp_path), "--diagnose_every", "0"]
+    assert main(["train", *rest, "--name", "whole", "--generations", "4"]) == 0
+    assert main(["train", *rest, "--name", "parts", "--generations", "2"]) == 0
+    again = ["train", "--resume", str(tmp_path / "parts"), "--generations", "4"]
+    assert main(again) == 0
+    last = []
+    for name in ("whole", "parts"):
+        rows = metrics.read(tmp_path / name / "metrics.jsonl")
+        last.append([row for row in rows if "validation/bits/byte" in row][-1])
+    for name in ("validation/bits/byte", "validation/weights/entropy"):
+        assert last[0][name] == last[1][name]
 
 
 @pytest.mark.slow
@@ -287,3 +321,35 @@ def test_rules_are_checked_before_training(folder):
     task = language(folder, stepping=Stepping(threshold=0))
     with pytest.raises(UserError, match=r"task.stepping: threshold must be"):
         algorithms.find(task, _config(16, folder))
+
+
+# ------------------------------------------------------------------ flight recorder
+
+
+def test_the_flight_recorder_is_drawn_from_what_a_run_has_logged(folder, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(yamlfile.dump(plain(_config(16, folder))))
+    rows = [
+        {"step": 0, "validation/bits/byte": 8.0, "validation/saturation/logits": 0.1},
+        {"step": 1, "votes/margin": 0.9, "update/changed": 0.4},
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (run / "metrics.jsonl").write_text(lines)
+    assert draw(run).stat().st_size > 10_000
+    (run / "metrics.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    with pytest.raises(UserError, match="only runs of `algorithm: integer`"):
+        draw(run)
+
+
+def test_the_recorder_counts_saturation_and_entropy():
+    model = Egg(1, 16, 256)
+    params = jax.tree.map(
+        lambda x: jnp.full(x.shape, 127, jnp.int8),
+        jax.eval_shape(model.init, jax.random.key(0)),
+    )
+    shares = saturation_of(model, params, jnp.ones((2, 3), jnp.uint8))
+    assert shares["saturation/embedding"] == 1
+    assert weights_of(params) == {"weights/entropy": 0, "weights/size": 127}
+    halves = [jnp.zeros(8, jnp.int8), jnp.ones(8, jnp.int8)]
+    assert weights_of(halves) == {"weights/entropy": 1, "weights/size": 0.5}
