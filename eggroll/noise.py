@@ -120,6 +120,18 @@ def draw(
         The factors of each leaf, none for a frozen one: a dimension of members
         (`repeat` a pair), then the shapes of `Layout.factor_shapes`.
     """
+    return _draw(tuple(layouts), key, pairs, noise, repeat, sign)
+
+
+@functools.partial(jax.jit, static_argnames=("layouts", "noise", "repeat"))
+def _draw(
+    layouts: tuple[Layout, ...],
+    key: PRNGKeyArray,
+    pairs: Int[Array, " pairs"],
+    noise: str,
+    repeat: int,
+    sign: Num[Array, " members"] | None,
+) -> list[tuple[Int8[Array, "members ..."], ...]]:
     distribution = DISTRIBUTIONS[noise]
     columns = [_columns(layout, distribution.bits) for layout in layouts]
     words = _words(_leaf_keys(key, layouts), columns, pairs)
