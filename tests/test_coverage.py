@@ -1,0 +1,73 @@
+"""The report of how each leaf of a model is evaluated."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import eggroll
+
+
+def abstract(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+PARAMS = {
+    "embed": abstract(9, 4),
+    "layers": abstract(3, 4, 4),
+    "mask": abstract(4, 4),
+    "scale": abstract(4),
+    "step": abstract(dtype=jnp.int32),
+}
+
+
+def model(p, tokens):
+    h = p["embed"][tokens]
+    h = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), 0), h, p["layers"])[0]
+    h = h @ p["mask"] + jnp.sum(jnp.abs(p["mask"]))
+    return (h * p["scale"]) @ p["embed"].T + p["step"]
+
+
+REPORT = eggroll.coverage(model, PARAMS, abstract(5, dtype=jnp.int32), rank=2)
+
+
+def test_it_names_the_operations_that_use_a_leaf():
+    assert REPORT["embed"].operations == ("gather", "dot_general")
+    assert REPORT["layers"].operations == ("scan", "dot_general")
+
+
+def test_it_names_the_low_rank_leaves_that_are_written_out_and_by_what():
+    assert REPORT.written_out == ("mask",)
+    assert REPORT["mask"].materialised == ("abs",)
+    assert not REPORT["scale"].is_written_out
+
+
+def test_it_counts_the_bytes_of_a_member():
+    assert REPORT["layers"].bytes_per_member == 7 * REPORT["layers"].layout.values
+    assert REPORT.bytes_per_member > sum(x.bytes_per_member for x in REPORT.leaves)
+
+
+def test_it_prints_as_a_table():
+    lines = str(REPORT).splitlines()
+    assert lines[0].split("  ")[0] == "leaf"
+    rows = {line.split()[0]: line for line in lines[1:]}
+    assert "9 × 4" in rows["embed"]
+    assert "rank 2, 9 × 4" in rows["embed"]
+    assert "3 of rank 2, 4 × 4" in rows["layers"]
+    assert "abs" in rows["mask"]
+    assert "full rank" in rows["scale"]
+    assert "scalar" in rows["step"]
+    assert "frozen" in rows["step"]
+
+
+def test_rules_apply():
+    rules = {"mask": eggroll.full_rank(), "layers": eggroll.low_rank(4)}
+    report = eggroll.coverage(
+        model, PARAMS, abstract(5, dtype=jnp.int32), rank=1, rules=rules
+    )
+    assert report.written_out == ()
+    assert report["layers"].layout.rank == 4
+
+
+def test_a_path_that_is_not_there_is_a_key_error():
+    with pytest.raises(KeyError, match="head"):
+        REPORT["head"]
