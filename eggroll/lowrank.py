@@ -290,19 +290,21 @@ def _product(
 
     A vector meets a vector as a sum of products, and what is not summed as a broadcast
     product: compilers fuse those into their neighbours, where a batched `dot` of one
-    row each would be a kernel of its own.
+    row each would be a kernel of its own. (A slow one for integers: there a vector
+    meets a matrix of factors in this way, too.)
     """
     (value, names), (array, array_names) = x, factor
     summed = [n for n in dict.fromkeys([*names, *array_names]) if n not in out]
-    if not summed or (len(names) == len(summed) and len(array_names) == len(summed)):
-        wide = jnp.promote_types(value.dtype, accumulator)
+    wide = jnp.promote_types(value.dtype, accumulator)
+    are_vectors = len(names) == len(array_names) == len(summed)
+    is_integer_vector = len(names) == 1 and jnp.issubdtype(wide, jnp.integer)
+    if not summed or are_vectors or is_integer_vector:
         aligned = [*out, *summed]
         product = _align(value.astype(wide), names, aligned) * _align(
             array.astype(wide), array_names, aligned
         )
         return jnp.sum(product, axis=tuple(range(len(out), len(aligned))), dtype=wide)
     letters = {n: i for i, n in enumerate(dict.fromkeys([*names, *array_names]))}
-    wide = jnp.promote_types(value.dtype, accumulator)
     return jnp.einsum(
         value,
         [letters[n] for n in names],
