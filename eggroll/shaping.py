@@ -26,6 +26,11 @@ def apply(
     if antithetic:
         usable = jnp.repeat(usable.reshape(-1, 2).all(axis=1), 2)
     weights = shaping(jnp.where(usable, fitness, jnp.nan))
+    if weights.shape != fitness.shape:
+        raise ValueError(
+            f"shaping must give one weight a member: expected shape {fitness.shape}, "
+            f"got {weights.shape}"
+        )
     return jnp.where(usable, weights, 0.0)
 
 

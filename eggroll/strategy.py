@@ -7,6 +7,7 @@ noise a generation used is told by a small `Generation`, from which it is drawn 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,7 +27,6 @@ from eggroll.evaluation import (
     trace,
 )
 from eggroll.noise import (
-    DISTRIBUTIONS,
     Noise,
     base_key,
     generation_key,
@@ -34,6 +34,7 @@ from eggroll.noise import (
 )
 from eggroll.plan import Layout, Rule, make_plan
 from eggroll.transform import ignore, is_perturbed, refuse
+from eggroll.validation import check_fitness, check_settings, one_per_member
 
 
 @jax.tree_util.register_pytree_node_class
@@ -111,7 +112,7 @@ class EvolutionStrategy:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_settings(self)
 
     def value_and_grad(
         self,
@@ -147,12 +148,13 @@ class EvolutionStrategy:
         fn = fitness if loss is None else loss
         if fn is None or (fitness is not None and loss is not None):
             raise ValueError("give either fitness= (higher is better) or loss=")
-        ask = self.ask(fn, in_axes=in_axes)
+        check = functools.partial(check_fitness, has_aux=has_aux)
+        ask = self._ask(fn, in_axes, check)
 
         def run(params: PyTree, key: PRNGKeyArray, *args: Any, step: Any = 0) -> Any:
             out, generation = ask(params, key, *args, step=step)
             raw, aux = out if has_aux else (out, None)
-            raw = _scalar_per_member(raw, self.population)
+            raw = jnp.asarray(raw, jnp.float32)
             grads = self.gradient(generation, raw if loss is None else -raw)
             value = jnp.nanmean(jnp.where(jnp.isfinite(raw), raw, jnp.nan))
             return ((value, aux) if has_aux else value), grads
@@ -174,9 +176,14 @@ class EvolutionStrategy:
             all members, with a leading member dimension, and what `gradient` needs to
             know to draw the same noise again.
         """
+        return self._ask(apply, in_axes, lambda result: None)
 
+    def _ask(
+        self, apply: Callable, in_axes: Any, check: Callable[[Any], None]
+    ) -> Callable[..., tuple[PyTree, Generation]]:
         def run(params: PyTree, key: PRNGKeyArray, *args: Any, step: Any = 0) -> Any:
             traced = trace(apply, params, args, in_axes, self.population)
+            check(jax.tree.unflatten(traced.out_tree, traced.jaxpr.out_avals))
             rules = tuple(self.rules.items())
             plan = make_plan(traced.jaxpr, params, Rule(self.rank), rules)
             tree = jax.tree.structure(params)
@@ -205,14 +212,19 @@ class EvolutionStrategy:
         Raises:
             ValueError: if `fitness` has not one number a member.
         """
-        fitness = _scalar_per_member(jnp.asarray(fitness), self.population)
+        fitness = one_per_member(fitness, self.population, "fitness")
         weights = shapings.apply(self.shaping, fitness, antithetic=self.antithetic)
         return self.combine(generation, weights)
 
     def combine(
         self, generation: Generation, weights: Float[Array, " population"]
     ) -> PyTree:
-        """Returns -1/(Nσ) Σ_i w_i E_i for weights that are shaped already."""
+        """Returns -1/(Nσ) Σ_i w_i E_i for weights that are shaped already.
+
+        Raises:
+            ValueError: if `weights` has not one number a member.
+        """
+        weights = one_per_member(weights, self.population, "weight")
         if self.antithetic:
             weights = weights[0::2] - weights[1::2]
         key = generation_key(generation.key, generation.step, self.reuse)
@@ -345,45 +357,3 @@ def _scaled(total: Array | None, layout: Layout, noise: Noise, divisor: Array) -
         return jnp.zeros(layout.shape, dtype)
     scale = factor_scale(layout, noise) / layout.rule.sigma_scale
     return (-scale / divisor * total).astype(jnp.promote_types(dtype, jnp.float32))
-
-
-def _scalar_per_member(values: Any, population: int) -> Float[Array, " population"]:
-    shape = jnp.shape(values)
-    if shape != (population,):
-        each = shape[1:] if shape[:1] == (population,) else shape
-        raise ValueError(
-            f"fitness must be one number a member: expected shape ({population},), got "
-            f"{shape}; reduce each member's {each or 'result'} to a scalar, for "
-            f"example with .mean()"
-        )
-    return jnp.asarray(values, jnp.float32)
-
-
-def _check(es: EvolutionStrategy) -> None:
-    """Refuses settings that cannot work, each with the fix."""
-    if es.population < 1 or (es.antithetic and es.population % 2):
-        raise ValueError(
-            f"population must be positive, and even with antithetic pairs, got "
-            f"{es.population}; use {es.population + 1} or antithetic=False"
-        )
-    if es.rank is not None and es.rank < 1:
-        raise ValueError(
-            f"rank must be at least 1, got {es.rank}; rank=None is full rank"
-        )
-    if not callable(es.sigma) and not es.sigma > 0:
-        raise ValueError(f"sigma must be positive, got {es.sigma}")
-    if es.noise not in DISTRIBUTIONS:
-        raise ValueError(
-            f"noise must be one of {', '.join(DISTRIBUTIONS)}, got {es.noise!r}"
-        )
-    for name, least in (("reuse", 1), ("chunk", 1), ("memory", 1)):
-        value = getattr(es, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
-    unit = sharding.devices_of(es.mesh) * (2 if es.antithetic else 1)
-    if es.population % unit:
-        raise ValueError(
-            f"population must be a multiple of {unit} ({sharding.devices_of(es.mesh)} "
-            f"devices{', whole pairs on each' if es.antithetic else ''}), got "
-            f"{es.population}; use {-(-es.population // unit) * unit}"
-        )
