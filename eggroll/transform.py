@@ -99,7 +99,8 @@ def _plain(x: Any) -> Any:
     """The abstract array that `x` stands for."""
     if is_perturbed(x):
         x = x.weight
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype, allow_extended_dtype=True)
+    return jax.ShapeDtypeStruct(x.shape, dtype)
 
 
 def _evaluate(closed: ClosedJaxpr, args: Sequence[Any], observe: Observer) -> list[Any]:
