@@ -7,7 +7,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from eggroll.errors import UserError
@@ -58,13 +57,6 @@ class Environment(Protocol):
 
     def legal(self, state: Any) -> Bool[Array, "..."] | None:
         """Which actions may be taken: a mask over all logits; None: all of them."""
-        del state
-
-    def render(self, state: Any) -> np.ndarray | None:
-        """Draw the state, on the host: an RGB image, uint8, `(height, width, 3)`.
-
-        None: this environment cannot be drawn.
-        """
         del state
 
 
