@@ -16,10 +16,11 @@ from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from eggroll import _jax, noise as noise_
+from eggroll.interpreter import Observer
 from eggroll.lowrank import Perturbed
 from eggroll.noise import Noise
 from eggroll.plan import Layout, is_array
-from eggroll.transform import Observer, evaluate
+from eggroll.transform import evaluate
 
 
 class Trace(NamedTuple):

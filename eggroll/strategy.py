@@ -26,6 +26,7 @@ from eggroll.evaluation import (
     perturb,
     trace,
 )
+from eggroll.interpreter import is_perturbed
 from eggroll.noise import (
     Noise,
     base_key,
@@ -33,7 +34,7 @@ from eggroll.noise import (
     member_key,
 )
 from eggroll.plan import Layout, Rule, make_plan
-from eggroll.transform import ignore, is_perturbed, refuse
+from eggroll.transform import ignore, refuse
 from eggroll.validation import check_fitness, check_settings, one_per_member
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 from members import agree
 
 import eggroll
@@ -37,6 +38,23 @@ with_vjp.defvjp(
     lambda w, x: (with_vjp(w, x), (w, x)),
     lambda saved, g: (saved[1].T @ g, g @ saved[0].T),
 )
+
+
+def by_rows(w, x):
+    specs = (PartitionSpec("model"), PartitionSpec(None, "model"))
+    part = lambda w, x: lax.psum(jnp.tanh(x) @ w, "model")
+    return sharded(part, specs, PartitionSpec())(w, x)
+
+
+def by_columns(w, x):
+    specs = (PartitionSpec(None, "model"), PartitionSpec())
+    part = lambda w, x: jnp.tanh(x @ w)
+    return sharded(part, specs, PartitionSpec(None, "model"))(w, x)
+
+
+def sharded(part, in_specs, out_specs):
+    mesh = Mesh(np.array(jax.devices()[:2]), ("model",))
+    return jax.shard_map(part, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
 
 
 def conv(x, w, **kwargs):
@@ -252,6 +270,8 @@ CHEAP = {
     "checkpoint": (jax.checkpoint(lambda w, x: jnp.tanh(x @ w)), W, X),
     "custom_jvp": (with_jvp, W, X),
     "custom_vjp": (with_vjp, W, X),
+    "shard_map, by rows": (by_rows, W, X),
+    "shard_map, by columns": (by_columns, normal(4, 6), X),
     "gradient of the input": (
         lambda w, x: jax.grad(lambda x: jnp.sum(with_vjp(w, x)))(x),
         W,

@@ -1,0 +1,86 @@
+"""Evaluates a jaxpr equation by equation, on arrays some of which are perturbed.
+
+An operation that takes a perturbed array has a rule, which works with weight and
+factors apart; without one, or where the rule declines, the array is written out.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, JaxprEqn
+
+from eggroll import _jax
+from eggroll.lowrank import Perturbed
+
+
+# Called as `observe(event, leaf, primitive, dims)` whenever a perturbed array is used.
+# Events: "batch" (dims are taken apart: by a loop over layers, or as batch dimensions),
+# "contract" (dims are summed over, or looked up), "index" and "part" (one position
+# along dims is taken: one found at run time, or a fixed one), "materialise" (what is
+# low-rank has to be written out).
+Observer = Callable[[str, Perturbed, str, Sequence[int]], None]
+
+# `rule(eqn, operands, run)` returns the result, perturbed or not (a list if the
+# operation has several), or None to have its operands written out.
+Rule = Callable[[JaxprEqn, list[Any], "Interpreter"], Any]
+
+
+def is_perturbed(x: Any) -> bool:
+    """Whether `x` is a perturbed array (to be a leaf of a pytree as a whole)."""
+    return isinstance(x, Perturbed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interpreter:
+    """Evaluates jaxprs.
+
+    Attributes:
+        rules: by the name of a primitive.
+        observe: is told of every use of a perturbed array.
+    """
+
+    rules: Mapping[str, Rule]
+    observe: Observer
+
+    def evaluate(self, closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
+        """Returns the results of a jaxpr, which may be perturbed arrays."""
+        jaxpr, env = closed.jaxpr, {}
+
+        def read(atom: Any) -> Any:
+            return atom.val if _jax.is_literal(atom) else env[atom]
+
+        env.update(zip(jaxpr.constvars, closed.consts, strict=True))
+        env.update(zip(jaxpr.invars, args, strict=True))
+        for eqn in jaxpr.eqns:
+            operands = [read(v) for v in eqn.invars]
+            if any(is_perturbed(x) for x in operands):
+                outs = self._apply(eqn, operands)
+            else:
+                outs = _jax.rebind(eqn, operands)
+            env.update(zip(eqn.outvars, outs, strict=True))
+        return [read(v) for v in jaxpr.outvars]
+
+    def finish(self, closed: ClosedJaxpr, args: Sequence[Any]) -> list[jax.Array]:
+        """Returns the results of a jaxpr, written out."""
+        return [self.written_out(x, "result") for x in self.evaluate(closed, args)]
+
+    def written_out(self, x: Any, primitive: str) -> Any:
+        """Returns `x`, written out if it is a perturbed array."""
+        if not is_perturbed(x):
+            return x
+        if not x.is_thin:
+            self.observe("materialise", x, primitive, range(x.ndim))
+        return x.materialise()
+
+    def _apply(self, eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
+        """Evaluates an equation, at least one of whose operands is perturbed."""
+        if (inner := _jax.inlined(eqn)) is not None:
+            return self.evaluate(inner, operands)
+        name = eqn.primitive.name
+        rule = self.rules.get(name)
+        outs = None if rule is None else rule(eqn, operands, self)
+        if outs is None:
+            return _jax.rebind(eqn, [self.written_out(x, name) for x in operands])
+        return outs if isinstance(outs, list) else [outs]
