@@ -44,7 +44,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), SETTINGS, ids=[str(s) for s, _ in SETTINGS]
+    ("settings", "message"), SETTINGS, ids=[message for _, message in SETTINGS]
 )
 def test_a_setting_that_cannot_work_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
