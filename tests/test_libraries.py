@@ -23,6 +23,19 @@ def normal(*shape: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(shape).normal(size=shape), jnp.float32)
 
 
+def filled(abstract):
+    """Arrays of random numbers in the place of abstract ones: initialising compiles."""
+    is_abstract = lambda x: isinstance(x, jax.ShapeDtypeStruct)
+
+    def fill(x):
+        if not is_abstract(x):
+            return x
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return KEY if is_key else normal(*x.shape).astype(x.dtype)
+
+    return jax.tree.map(fill, abstract, is_leaf=is_abstract)
+
+
 KEY = jax.random.key(0)
 TOKENS, ROWS, SEQUENCE = jnp.array([1, 2, 5]), normal(3, 4), normal(2, 5, 4)
 WIDE, IMAGES = normal(3, 8), normal(1, 6, 6, 3)
@@ -96,7 +109,9 @@ NNX = {
 @pytest.mark.parametrize("case", NNX.values(), ids=NNX.keys())
 def test_flax_nnx(case):
     make, x, *call = case
-    graph, params, rest = nnx.split(make(nnx.Rngs(0)), nnx.Param, ...)
+    abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    graph, params, rest = nnx.split(abstract, nnx.Param, ...)
+    params, rest = filled(params), filled(rest)
 
     def apply(params, x):
         model = nnx.merge(graph, params, rest, copy=True)
@@ -146,7 +161,7 @@ LINEN = {
 def test_flax_linen(case):
     make, x = case
     model = make()
-    agree(model.apply, jax.jit(model.init)(KEY, x), x)
+    agree(model.apply, filled(jax.eval_shape(model.init, KEY, x)), x)
 
 
 EQUINOX = {
@@ -185,11 +200,12 @@ EQUINOX = {
 @pytest.mark.parametrize("case", EQUINOX.values(), ids=EQUINOX.keys())
 def test_equinox(case):
     make, x, *call = case
-    agree(call[0] if call else lambda model, x: model(x), make(), x)
+    model = filled(eqx.filter_eval_shape(make))
+    agree(call[0] if call else lambda model, x: model(x), model, x)
 
 
 def test_layers_of_a_scanned_stack_are_perturbed_independently():
-    graph, params = nnx.split(Stack(nnx.Rngs(0)))
+    graph, params = nnx.split(nnx.eval_shape(lambda: Stack(nnx.Rngs(0))))
     apply = lambda params, x: nnx.merge(graph, params)(x)
     layout = eggroll.coverage(apply, params, ROWS)["blocks/up/kernel/value"].layout
     assert (layout.batch, layout.rows, layout.cols) == ((0,), (1,), (2,))
@@ -198,9 +214,8 @@ def test_layers_of_a_scanned_stack_are_perturbed_independently():
 def test_compiled_population_multiplies_by_each_weight_once():
     members, sizes = 6, (8, 16, 32, 4)
     layers = list(itertools.pairwise(sizes))
-    model = nnx.Sequential(
-        *(nnx.Linear(i, o, use_bias=False, rngs=nnx.Rngs(0)) for i, o in layers)
-    )
+    make = lambda i, o: nnx.Linear(i, o, use_bias=False, rngs=nnx.Rngs(0))
+    model = nnx.eval_shape(lambda: nnx.Sequential(*(make(*x) for x in layers)))
     graph, params = nnx.split(model)
     apply = lambda params, x: nnx.merge(graph, params)(x)
     es = eggroll.EvolutionStrategy(population=members, sigma=0.1, noise="gaussian")
