@@ -42,8 +42,8 @@ class Stepping:
     """
 
     rule: Literal["accumulating", "memoryless"] = "accumulating"
-    threshold: int = 8
-    halving: int = 33
+    threshold: int = 12
+    halving: int = 200
     leak: int = 0
     alpha: float = 0.0
     rate: float = 0.015
