@@ -228,9 +228,17 @@ def _leaf_keys(
     key: PRNGKeyArray, layouts: Sequence[Layout]
 ) -> UInt32[Array, "leaves 2"]:
     """The Threefry keys of the leaves' noise, from a key of any kind."""
-    names = np.array([zlib.crc32(x.path.encode()) for x in layouts], np.uint32)
+    names = [zlib.crc32(x.path.encode()) for x in layouts]
+    if len({*names}) < len(names):
+        same = [
+            x.path for x, n in zip(layouts, names, strict=True) if names.count(n) > 1
+        ]
+        raise ValueError(
+            f"the leaves {', '.join(same)} would share their noise: their paths have "
+            f"the same checksum; rename one"
+        )
     make = lambda name: jax.random.bits(jax.random.fold_in(key, name), (2,), jnp.uint32)
-    return jax.vmap(make)(names)
+    return jax.vmap(make)(np.array(names, np.uint32))
 
 
 # Decoders end in an operation on their result's own shape, if need be one that changes

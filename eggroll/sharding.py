@@ -69,15 +69,15 @@ def spread(
 
 
 def map_chunks(
-    function: Callable[[PyTree], PyTree], rows: PyTree, chunk: int
+    function: Callable[[PyTree], PyTree], rows: PyTree, chunk: int, multiple: int = 1
 ) -> PyTree:
     """Maps a function over the leading dimension, `chunk` rows at a time.
 
-    The chunks are evened out, so that fewer rows than there are chunks are evaluated
-    twice to fill the last one.
+    The chunks are evened out, so that few rows are evaluated twice to fill the last
+    one; the size of all is a multiple of `multiple`.
     """
     count = jax.tree.leaves(rows)[0].shape[0]
-    index = chunk_index(count, chunk)
+    index = chunk_index(count, chunk, multiple)
     if index.shape[0] == 1:
         return function(rows)
     take = lambda at: jax.tree.map(lambda x: x[at], rows)
@@ -112,8 +112,12 @@ def sum_chunks(
     return total
 
 
-def chunk_index(count: int, chunk: int) -> Int[np.ndarray, "chunks size"]:
+def chunk_index(
+    count: int, chunk: int, multiple: int = 1
+) -> Int[np.ndarray, "chunks size"]:
     """Which rows each chunk takes; the last row again where the last chunk is short."""
-    chunks = -(-count // max(1, min(chunk, count)))
-    size = -(-count // chunks)
+    chunk = max(1, min(chunk, count))
+    unit = multiple if chunk >= multiple else 1
+    chunks = -(-count // (chunk // unit * unit))
+    size = -(-count // (chunks * unit)) * unit
     return np.minimum(np.arange(chunks * size), count - 1).reshape(chunks, size)

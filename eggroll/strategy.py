@@ -275,19 +275,17 @@ class EvolutionStrategy:
     def evaluation_chunk(self, traced: Trace, layouts: list[Layout]) -> int:
         """How many members a device evaluates at once."""
         bytes_each = memory.member_bytes(traced.jaxpr, layouts)
-        return self._chunk(bytes_each, 2 if self.antithetic else 1)
+        return self._chunk(bytes_each)
 
     def update_chunk(self, layouts: list[Layout]) -> int:
         """How many pairs (without pairs: members) a device redraws at once."""
-        members = self._chunk(memory.noise_bytes(layouts), 1)
+        members = self._chunk(memory.noise_bytes(layouts))
         return max(1, members // 2) if self.antithetic and self.chunk else members
 
-    def _chunk(self, bytes_each: int, multiple: int) -> int:
+    def _chunk(self, bytes_each: int) -> int:
         if self.chunk is not None:
-            chunk = self.chunk
-        else:
-            chunk = memory.rows_within(self.memory or memory.budget(), bytes_each)
-        return chunk // multiple * multiple if chunk > multiple else chunk
+            return self.chunk
+        return memory.rows_within(self.memory or memory.budget(), bytes_each)
 
     def _evaluate(self, traced: Trace, generation: Generation) -> list[Array]:
         layouts, size = generation.layouts, self.population
@@ -314,7 +312,7 @@ class EvolutionStrategy:
                 ]
                 return self._evaluate_some(here, generation, index, values)
 
-            return sharding.map_chunks(part, rows, chunk)
+            return sharding.map_chunks(part, rows, chunk, 2 if self.antithetic else 1)
 
         own = [x for x, row in zip(traced.data, is_row, strict=True) if row]
         common = [

@@ -68,6 +68,12 @@ def test_rules_apply():
     assert report["layers"].layout.rank == 4
 
 
+def test_a_function_may_take_a_key():
+    noisy = lambda p, x, key: x @ p + jax.random.normal(key, (3,))
+    report = eggroll.coverage(noisy, abstract(4, 3), abstract(5, 4))
+    assert report["params"].operations == ("dot_general",)
+
+
 def test_a_path_that_is_not_there_is_a_key_error():
     with pytest.raises(KeyError, match="head"):
         REPORT["head"]

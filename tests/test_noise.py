@@ -208,6 +208,14 @@ def test_a_key_of_another_kind_draws_the_same_whatever_is_drawn_beside_it():
     np.testing.assert_array_equal(alone, beside)
 
 
+def test_leaves_that_would_share_their_noise_are_refused():
+    # neither one name nor one checksum: crc32("plumless") = crc32("buckeroo")
+    for params in ({"a/b": 0.0, "a": {"b": 0.0}}, {"plumless": 0.0, "buckeroo": 0.0}):
+        arrays = jax.tree.map(jnp.float32, params)
+        with pytest.raises(ValueError, match=r"would share their noise.*rename one"):
+            perturbations(arrays)
+
+
 # --- Antithetic pairs, reuse, and the key of a member
 
 

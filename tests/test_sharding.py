@@ -153,6 +153,14 @@ def test_chunks_cover_every_row_once(count, chunk):
     assert len(flat) - count < len(index)
 
 
+@pytest.mark.parametrize("chunk", [2, 4, 6, 10])
+def test_chunks_keep_pairs_whole(chunk):
+    index = sharding.chunk_index(14, chunk, 2)
+    assert index.shape[1] % 2 == 0
+    assert index.shape[1] <= chunk
+    np.testing.assert_array_equal(index.ravel()[:14], np.arange(14))
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 4, 100])
 def test_sums_and_maps_of_chunks_are_those_of_the_whole(chunk):
     rows = {"x": jnp.arange(10.0)}

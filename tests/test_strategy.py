@@ -255,6 +255,37 @@ def test_an_equinox_module_with_functions_among_its_leaves():
     assert after < before
 
 
+def test_leaves_of_every_kind_get_the_weighted_sum_of_their_perturbations():
+    params = {
+        "stack": jnp.ones((2, 3, 4)),
+        "kernel": jnp.ones((3, 4, 5)),
+        "table": jnp.ones((9, 4)),
+        "number": jnp.float32(2),
+    }
+
+    def use(p):
+        h = p["table"][jnp.arange(6)] * p["number"]
+        h = jax.lax.scan(lambda h, w: (h + jnp.ones(3) @ w, 0), h, p["stack"])[0]
+        return jnp.sum(jax.lax.conv(h.T[None], p["kernel"].T, (1,), "SAME"))
+
+    es = strategy(noise="gaussian", rank=2)
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=N), jnp.float32)
+
+    @quick.jit
+    def run():
+        _, generation = es.ask(use)(params, KEY)
+        members = jax.vmap(lambda i: es.member(generation, params, i))(jnp.arange(N))
+        return members, es.combine(generation, weights)
+
+    members, grads = run()
+    for k, mean in params.items():
+        total = np.tensordot(weights, members[k] - np.asarray(mean), 1)
+        expected = -total / (N * es.sigma**2)
+        np.testing.assert_allclose(grads[k], expected, rtol=1e-3, atol=1e-3)
+    moved = members["stack"] - params["stack"]
+    assert np.linalg.matrix_rank(moved, rtol=1e-3).max() == 2
+
+
 def test_parameters_that_are_one_array():
     run = quick.jit(strategy().value_and_grad(lambda w: jnp.sum(w**2)))
     assert run(jnp.ones(3), KEY)[1].shape == (3,)
