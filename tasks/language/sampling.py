@@ -11,7 +11,6 @@ from jax import lax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from eggroll.errors import UserError
-from eggroll.integer import compiler_options
 from tasks.language.networks import Network
 
 
@@ -72,8 +71,4 @@ def _compiled(network: Network, temperature: float) -> tuple[Any, Any]:
 
         return lax.scan(one, carry, keys)
 
-    options: Any = compiler_options()
-    return (
-        jax.jit(read, compiler_options=options),
-        jax.jit(make, compiler_options=options),
-    )
+    return jax.jit(read), jax.jit(make)
