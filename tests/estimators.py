@@ -62,7 +62,7 @@ def linear(params: dict, slope: dict) -> jax.Array:
     columns = jnp.eye(4) @ params["matrix"]
     rows = params["table"][jnp.arange(5)]
     used = {"matrix": columns, "table": rows, "vector": params["vector"]}
-    return sum(jnp.sum(used[k] * slope[k]) for k in used)
+    return jnp.sum(jnp.stack([jnp.sum(used[k] * slope[k]) for k in used]))
 
 
 SHAPINGS: dict[str, Callable] = {
@@ -127,4 +127,4 @@ def squared_errors(name: str, population: int) -> np.ndarray:
     estimate = jax.vmap(lambda key: run(PARAMS, key, SIGNS)[1])
     grads = quick.jit(estimate)(jax.random.split(jax.random.key(1), REPEATS))
     errors = [np.asarray(grads[k] + SIGNS[k], np.float64) ** 2 for k in SIGNS]
-    return sum(np.sum(e.reshape(REPEATS, -1), axis=1) for e in errors)
+    return np.sum([np.sum(e.reshape(REPEATS, -1), axis=1) for e in errors], axis=0)

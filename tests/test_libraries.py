@@ -220,7 +220,7 @@ def test_compiled_population_multiplies_by_each_weight_once():
     apply = lambda params, x: nnx.merge(graph, params)(x)
     es = eggroll.EvolutionStrategy(population=members, sigma=0.1, noise="gaussian")
     ask = jax.jit(lambda *args: es.ask(apply, in_axes=0)(*args)[0])
-    hlo = ask.lower(params, KEY, normal(members, 8)).compile().as_text()
+    hlo = ask.lower(params, KEY, normal(members, 8)).compile().as_text() or ""
 
     shapes = dict(re.findall(r"(%[\w.-]+) = f32\[([\d,]*)\]", hlo))
     dots = re.findall(r" dot\((?:f32\S* )?(%[\w.-]+), (?:f32\S* )?(%[\w.-]+)\)", hlo)

@@ -1,5 +1,7 @@
 """Float32 master weights: nothing of an update is lost to rounding."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ GRADS = {"w": jnp.full(4, 1.0), "b": jnp.full(3, 1.0)}
 RATE = 1 / 2560
 
 
-def train(optimizer, steps, params=PARAMS):
+def train(optimizer, steps, params: Any = PARAMS) -> Any:
     def step(carry, _):
         params, state = carry
         updates, state = optimizer.update(GRADS, state, params)
@@ -54,7 +56,7 @@ def test_parameters_are_the_master_weights_rounded(make, steps):
 def test_the_optimiser_sees_the_master_weights():
     """Weight decay, for one, is of them."""
     _, state = train(with_master_weights(optax.adamw(0.01, weight_decay=0.1)), 5)
-    alone = {k: x.astype(jnp.float32) for k, x in PARAMS.items()}
+    alone: Any = {k: x.astype(jnp.float32) for k, x in PARAMS.items()}
     optimizer = optax.adamw(0.01, weight_decay=0.1)
     opt_state = optimizer.init(alone)
     for _ in range(5):
@@ -64,7 +66,7 @@ def test_the_optimiser_sees_the_master_weights():
 
 
 def test_master_weights_are_float32_or_wider():
-    state = with_master_weights(optax.sgd(1.0)).init(PARAMS)
+    state: Any = with_master_weights(optax.sgd(1.0)).init(PARAMS)
     assert state.master["w"].dtype == jnp.float32
     assert state.master["b"].dtype == jnp.float32
 
@@ -73,7 +75,7 @@ def test_integers_are_left_alone():
     params, grads = {"n": jnp.arange(3)}, {"n": jnp.zeros(3, jnp.int32)}
     optimizer = with_master_weights(optax.sgd(1.0))
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
-    moved = optax.apply_updates(params, updates)
+    moved: Any = optax.apply_updates(params, updates)
     np.testing.assert_array_equal(moved["n"], params["n"])
     assert moved["n"].dtype == jnp.int32
 

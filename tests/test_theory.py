@@ -8,6 +8,7 @@ random carries five standard errors.
 import functools
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +102,7 @@ def fourth_moment(kind: str) -> float:
 
 
 @functools.cache
-def drawn(kind: str, rank: int | None, shape: tuple[int, int], n: int) -> np.ndarray:
+def drawn(kind: Any, rank: int | None, shape: tuple[int, int], n: int) -> np.ndarray:
     """The perturbations E of n members."""
     es = EvolutionStrategy(n, sigma=1.0, rank=rank, noise=kind)
     use = lambda w: (w, jnp.ones(shape[0]) @ w)
@@ -323,7 +324,8 @@ def test_t7_a_member_costs_what_the_formula_says(rank):
         return jax.vmap(one)(a, b, x)
 
     def flops(function, *args):
-        return jax.jit(function).lower(*args).compile().cost_analysis()["flops"]
+        costs: Any = jax.jit(function).lower(*args).compile().cost_analysis()
+        return costs["flops"]
 
     w, x = shape(width, width), shape(members, width)
     factor = shape(members, width, rank)
