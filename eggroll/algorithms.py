@@ -18,6 +18,7 @@ from eggroll import build, diagnostics, shaping
 from eggroll.config import Config
 from eggroll.errors import UserError
 from eggroll.state import Purpose, State, key_for
+from eggroll.strategy import Generation
 from eggroll.task import Task, rows
 from eggroll.typed import unknown
 
@@ -41,6 +42,21 @@ class Algorithm(NamedTuple):
     step: Callable[[State, PyTree], tuple[State, Metrics]]
     members: int
     trial: Callable[[State, PyTree], Any]
+
+
+class Evolution(NamedTuple):
+    """The two halves of a step of evolution, for a task that puts them together.
+
+    Attributes:
+        init: `params -> opt_state`.
+        ask: `(state, data) -> (results, generation)`: `task.evaluate` of all members,
+            its results stacked. Asked again at the same step, the members are the same.
+        tell: `(state, generation, fitness, carry, aux) -> (state, metrics)`.
+    """
+
+    init: Callable[[PyTree], PyTree]
+    ask: Callable[[State, PyTree], tuple[tuple, Generation]]
+    tell: Callable[..., tuple[State, Metrics]]
 
 
 def find(task: Task, config: Config) -> Algorithm:
@@ -93,7 +109,8 @@ def backprop(task: Task, config: Config) -> Algorithm:
     return Algorithm(optimizer.init, step, members, trial=step)
 
 
-def _evolution(task: Task, config: Config, *, rank: int | None) -> Algorithm:
+def evolution(task: Task, config: Config, *, rank: int | None) -> Evolution:
+    """The halves of a step, with perturbations of a rank or (None) of full rank."""
     strategy, optimizer = build.strategy(config, rank=rank), build.optimizer(config)
 
     def member(params, data, carry, *, key):
@@ -101,13 +118,13 @@ def _evolution(task: Task, config: Config, *, rank: int | None) -> Algorithm:
 
     evaluate = strategy.ask(member, in_axes=(task.data_axes, 0))
 
-    def ask(state: State, data: PyTree) -> tuple:
+    def ask(state: State, data: PyTree) -> tuple[tuple, Generation]:
         noise = key_for(state.key, Purpose.NOISE)  # the strategy folds in the step
         return evaluate(state.params, noise, data, state.carry, step=state.step)
 
     def tell(
         state: State,
-        generation: PyTree,
+        generation: Generation,
         fitness: Float[Array, " population"],
         carry: PyTree,
         aux: dict[str, Any],
@@ -127,6 +144,12 @@ def _evolution(task: Task, config: Config, *, rank: int | None) -> Algorithm:
             )
         return _update(task, optimizer, state, grads, carry, aux, metrics)
 
+    return Evolution(optimizer.init, ask, tell)
+
+
+def _evolution(task: Task, config: Config, *, rank: int | None) -> Algorithm:
+    init, ask, tell = evolution(task, config, rank=rank)
+
     @jax.jit
     def step(state: State, data: PyTree) -> tuple[State, Metrics]:
         (fitness, carry, aux), generation = ask(state, data)
@@ -134,9 +157,9 @@ def _evolution(task: Task, config: Config, *, rank: int | None) -> Algorithm:
 
     members = config.strategy.population
     if task.score is None:
-        return Algorithm(optimizer.init, step, members, trial=step)
+        return Algorithm(init, step, members, trial=step)
     scored = _scored_on_host(task, jax.jit(ask), jax.jit(tell))
-    return Algorithm(optimizer.init, scored, members, trial=ask)
+    return Algorithm(init, scored, members, trial=ask)
 
 
 def _scored_on_host(task: Task, ask: Callable, tell: Callable) -> Callable:
