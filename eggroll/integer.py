@@ -25,20 +25,14 @@ from jaxtyping import Array, Int, Num, PRNGKeyArray, PyTree
 
 from eggroll import memory, noise as noise_, sharding, votes
 from eggroll.evaluation import Trace, evaluate_members, perturb, trace
+from eggroll.integer_settings import NOISES, IntegerNoise, check_settings
 from eggroll.lowrank import Shift
 from eggroll.plan import Layout, Rule, match_path, named_leaves
+from eggroll.population import evaluate_population
 from eggroll.strategy import Generation
 from eggroll.transform import ignore
 
 
-IntegerNoise = Literal["rademacher", "gaussian", "truncated"]
-
-# The distributions, and log2 of the standard deviation of a product of two values.
-NOISES = {
-    "rademacher": ("rademacher", 0),
-    "gaussian": ("int8_gaussian", 8),
-    "truncated": ("int8_truncated", 8),
-}
 FIXED_POINT = 4  # bits after the binary point of a weight: 16 stands for 1.0
 GAIN_BITS = 4
 
@@ -88,7 +82,7 @@ class IntegerStrategy:
     mesh: Mesh | None = None
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_settings(self)
 
     @property
     def pairs(self) -> int:
@@ -147,10 +141,12 @@ class IntegerStrategy:
         name, _ = NOISES[self.noise]
 
         def local(key: PRNGKeyArray, rows: tuple[Array, Array]) -> list[Array]:
-            count = lambda rows: votes.count(layouts, key, name, *rows)
-            return votes.sum_chunks(
-                count, rows, self._chunk(memory.noise_bytes(layouts))
-            )
+            def part(rows: tuple[Array, Array], counts: Array) -> list[Array]:
+                pairs, weights = rows
+                return votes.count(layouts, key, name, pairs, weights * counts)
+
+            chunk = self._chunk(memory.noise_bytes(layouts))
+            return sharding.sum_chunks(part, rows, chunk)
 
         weigh, _ = votes.WEIGHTS[self.weighting]
         rows = (jnp.arange(self.pairs), weigh(fitness))
@@ -177,33 +173,22 @@ class IntegerStrategy:
         return jax.tree.unflatten(generation.tree, written)
 
     def _evaluate(self, traced: Trace, generation: Generation) -> list[Array]:
-        layouts, size = generation.layouts, self.population
+        layouts = generation.layouts
+
+        def some(
+            traced: Trace,
+            generation: Generation,
+            index: Int[Array, " members"],
+            data: list[Array],
+        ) -> list[Array]:
+            drawn = self._draw(generation, index)
+            return evaluate_members(traced, layouts, drawn, data, None, ignore)
+
         chunk = self._chunk(memory.member_bytes(traced.jaxpr, layouts))
-        is_row = [
-            mapped and x.shape[0] == size
-            for x, mapped in zip(traced.data, traced.is_mapped, strict=True)
-        ]
-        own = [x for x, row in zip(traced.data, is_row, strict=True) if row]
-        common = [x for x, row in zip(traced.data, is_row, strict=True) if not row]
-
-        def local(shared: tuple, rows: tuple) -> list[Array]:
-            params, common, generation = shared
-            here = traced._replace(params=params)
-
-            def part(rows: tuple) -> list[Array]:
-                index, own = rows
-                own, others = iter(own), iter(common)
-                values = [
-                    next(own) if row else _of_members(next(others), mapped, index, size)
-                    for mapped, row in zip(traced.is_mapped, is_row, strict=True)
-                ]
-                drawn = self._draw(generation, index)
-                return evaluate_members(here, layouts, drawn, values, None, ignore)
-
-            return sharding.map_chunks(part, rows, chunk)
-
-        shared = (traced.params, common, generation)
-        return sharding.spread(local, self.mesh)(shared, (jnp.arange(size), own))
+        size, mesh = self.population, self.mesh
+        return evaluate_population(
+            some, traced, generation, size, mesh=mesh, chunk=chunk, multiple=2
+        )
 
     def _draw(self, generation: Generation, index: Int[Array, " members"]) -> list[Any]:
         key = noise_.generation_key(generation.key, generation.step, self.reuse)
@@ -265,67 +250,3 @@ def inverse_root(rank: int) -> tuple[int, int]:
     if 4**half == rank:
         return half, 1
     return half + 1 + GAIN_BITS, round(2 ** (half + 1 + GAIN_BITS) / math.sqrt(rank))
-
-
-def compiler_options() -> dict[str, Any]:
-    """Returns what `jax.jit(..., compiler_options=...)` should say for integer models.
-
-    XLA's CPU backend (its other backends need no telling) forgets optimisation
-    barriers before it fuses, and then computes whole chains of elementwise operations
-    anew in each of their consumers; and it splits sums of products into two kernels.
-    Without these two passes a population is evaluated at more than twice the speed.
-    Results are the same.
-    """
-    if jax.default_backend() != "cpu":
-        return {}
-    return {"xla_disable_hlo_passes": "cse_barrier_expander,tree_reduction_rewriter"}
-
-
-def _of_members(
-    x: Array, mapped: bool, index: Int[Array, " members"], population: int
-) -> Array:
-    """The rows of an argument that some members read, given a row for each group."""
-    return x[index // (population // x.shape[0])] if mapped else x
-
-
-def _check(es: IntegerStrategy) -> None:
-    """Refuses settings that cannot work, each with the fix."""
-    if es.population < 2 or es.population % 2:
-        raise ValueError(
-            f"population must be positive and even, as members come in pairs, got "
-            f"{es.population}; use {max(2, es.population + 1)}"
-        )
-    if es.noise not in NOISES:
-        raise ValueError(f"noise must be one of {', '.join(NOISES)}, got {es.noise!r}")
-    if es.rounding not in ("nearest", "floor"):
-        raise ValueError(f'rounding must be "nearest" or "floor", got {es.rounding!r}')
-    if es.weighting not in votes.WEIGHTS:
-        raise ValueError(
-            f'weighting must be "difference" or "sign", got {es.weighting!r}'
-        )
-    if es.weighting == "difference" and es.noise != "rademacher":
-        raise ValueError(
-            f'weighting="difference" needs noise="rademacher", as other products '
-            f'overflow int8; with {es.noise!r} noise use weighting="sign"'
-        )
-    if not 0 <= es.sigma_shift <= 8:
-        raise ValueError(
-            f"sigma_shift must be between 0 (sigma 1) and 8 (sigma 1/256), got "
-            f"{es.sigma_shift}: 4 is the published choice"
-        )
-    for name in ("rank", "reuse", "chunk", "memory"):
-        value = getattr(es, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    for pattern, rule in es.rules.items():
-        if math.log2(rule.sigma_scale) % 1:
-            raise ValueError(
-                f"the sigma_scale of an integer leaf is a shift, so it must be a power "
-                f"of two; got {rule.sigma_scale} for {pattern!r}"
-            )
-    unit = 2 * sharding.devices_of(es.mesh)
-    if es.population % unit:
-        raise ValueError(
-            f"population must be a multiple of {unit}, whole pairs on each device, got "
-            f"{es.population}; use {-(-es.population // unit) * unit}"
-        )

@@ -6,17 +6,17 @@ the run's `strategy`; what is particular to integers from the task's field `step
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from eggroll import build, diagnostics, stepping
+from eggroll import barriers, build, diagnostics, stepping
 from eggroll.algorithms import Algorithm, Metrics
 from eggroll.config import Config
 from eggroll.errors import UserError
-from eggroll.integer import IntegerStrategy, compiler_options
+from eggroll.integer import IntegerStrategy
 from eggroll.state import Purpose, State, key_for
 from eggroll.task import Task
 
@@ -100,8 +100,7 @@ def integer(task: Task, config: Config) -> Algorithm:
         )
         return new, metrics
 
-    compiled: Any = jax.jit(step, compiler_options=compiler_options())
-    return Algorithm(rule.init, compiled, strategy.population, trial=step)
+    return Algorithm(rule.init, barriers.jit(step), strategy.population, trial=step)
 
 
 def _strategy(config: Config, settings: Stepping) -> IntegerStrategy:

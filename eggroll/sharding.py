@@ -91,22 +91,22 @@ def sum_chunks(
     """Sums a function of chunks of rows; memory does not grow with the rows.
 
     Args:
-        function: takes rows and, for each, whether it counts (1.0) or fills up (0.0).
+        function: takes rows and, for each, whether it counts or only fills up.
         rows: arrays with a leading dimension.
         chunk: how many rows at a time.
     """
     count = jax.tree.leaves(rows)[0].shape[0]
     index = chunk_index(count, chunk)
     if index.shape[0] == 1:
-        return function(rows, jnp.ones(count))
+        return function(rows, jnp.ones(count, bool))
     take = lambda at: jax.tree.map(lambda x: x[at], rows)
     once = np.arange(index.size).reshape(index.shape) < count
 
     def add(total: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, None]:
-        new = function(take(at[0]), at[1].astype(jnp.float32))
+        new = function(take(at[0]), at[1])
         return jax.tree.map(jnp.add, total, new), None
 
-    like = jax.eval_shape(lambda: function(take(index[0]), jnp.ones(index.shape[1])))
+    like = jax.eval_shape(lambda: function(take(index[0]), once[0]))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
     total, _ = jax.lax.scan(add, zeros, (jnp.asarray(index), jnp.asarray(once)))
     return total

@@ -7,12 +7,11 @@ weight F_p is the sign of f⁺_p - f⁻_p, as published, or that difference in e
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Int, Int8, Int32, Num, PRNGKeyArray, PyTree
+from jaxtyping import Array, Int, Int8, Int32, Num, PRNGKeyArray
 
 from eggroll import noise as noise_
 from eggroll.plan import Layout
@@ -106,27 +105,3 @@ def contract(
         (((last,), (last,)), (batch, batch)),
         preferred_element_type=jnp.int32,
     )
-
-
-def sum_chunks(
-    function: Callable[[PyTree], list[Array]], rows: PyTree, chunk: int
-) -> list[Array]:
-    """Sums a function of chunks of rows. Rows of zeros fill the last chunk up."""
-    count = jax.tree.leaves(rows)[0].shape[0]
-    chunks = -(-count // chunk)
-    if chunks == 1:
-        return function(rows)
-    size = -(-count // chunks)
-
-    def divide(x: Array) -> Array:
-        padding = [(0, chunks * size - count)] + [(0, 0)] * (x.ndim - 1)
-        return jnp.pad(x, padding).reshape(chunks, size, *x.shape[1:])
-
-    def add(total: list[Array], rows: PyTree) -> tuple[list[Array], None]:
-        return jax.tree.map(jnp.add, total, function(rows)), None
-
-    divided = jax.tree.map(divide, rows)
-    like = jax.eval_shape(function, jax.tree.map(lambda x: x[0], divided))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-    total, _ = lax.scan(add, zeros, divided)
-    return total

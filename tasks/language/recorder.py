@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree, UInt8
 
-from eggroll.integer import compiler_options
+from eggroll import barriers
 from models.egg import Egg
 
 
@@ -36,7 +36,7 @@ def _saturation(model: Egg):
         read = lambda lane: jax.lax.scan(step, model.initial_state(), lane)[1]
         return jax.tree.map(jnp.mean, jax.vmap(read)(tokens))
 
-    return jax.jit(run, compiler_options=compiler_options())
+    return barriers.jit(run)
 
 
 def weights_of(params: PyTree) -> dict[str, float]:

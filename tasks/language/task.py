@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Num, PRNGKeyArray, PyTree, UInt8
 
+from eggroll import barriers
 from eggroll.errors import UserError
-from eggroll.integer import compiler_options
 from eggroll.integer_training import Stepping, integer
 from eggroll.task import Task
 from models.egg import Egg
@@ -198,7 +198,7 @@ class Language(Task):
 
             return jax.lax.scan(one, state, steps)[1]
 
-        compiled = jax.jit(run, compiler_options=compiler_options())
+        compiled = barriers.jit(run)
         return lambda params, steps: np.asarray(
             compiled(params, steps), np.float64
         ).sum()
