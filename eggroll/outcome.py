@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import signal
 
+from eggroll.config import BudgetConfig
 from eggroll.state import State
 
 
@@ -52,6 +53,17 @@ class Outcome:
     validation: dict[str, float]
     progress: Progress
     signal: signal.Signals | None
+
+
+def exhausted(budget: BudgetConfig, step: int, progress: Progress) -> Stop | None:
+    """Which part of a run's budget is used up, if any is."""
+    if budget.generations is not None and step >= budget.generations:
+        return Stop.GENERATIONS
+    if budget.seconds is not None and progress.seconds >= budget.seconds:
+        return Stop.SECONDS
+    if budget.samples is not None and progress.samples >= budget.samples:
+        return Stop.SAMPLES
+    return None
 
 
 def is_reached(

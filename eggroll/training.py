@@ -20,7 +20,7 @@ from eggroll.config import plain
 from eggroll.errors import UserError
 from eggroll.experiment import Experiment, initial_state
 from eggroll.interrupt import Interrupt, interruptible
-from eggroll.outcome import Outcome, Progress, Stop, is_reached
+from eggroll.outcome import Outcome, Progress, Stop, exhausted, is_reached
 from eggroll.run import Run, versions
 from eggroll.state import Purpose, key_for
 
@@ -147,14 +147,7 @@ class _Loop:
         return is_reached(self.validation, target, self.task.maximise)
 
     def _exhausted(self) -> Stop | None:
-        budget = self.config.budget
-        if budget.generations is not None and self.step >= budget.generations:
-            return Stop.GENERATIONS
-        if budget.seconds is not None and self.progress.seconds >= budget.seconds:
-            return Stop.SECONDS
-        if budget.samples is not None and self.progress.samples >= budget.samples:
-            return Stop.SAMPLES
-        return None
+        return exhausted(self.config.budget, self.step, self.progress)
 
     def _save(self) -> None:
         if not _all_finite(self.state.params):
