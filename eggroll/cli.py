@@ -1,4 +1,4 @@
-"""The command line: `eggroll train`, `eval`, `sample`, `plot`, ....
+"""The command line: `eggroll train`, `sweep`, `eval`, `plot`, ....
 
 Mistakes that the user can mend are told in one line and exit with 2; faults of the
 library keep their traceback. JAX is imported once a command runs, not for its help.
@@ -15,6 +15,12 @@ from eggroll.errors import UserError
 
 Overrides = list[tuple[str, str]]
 
+# The options of the commands that take settings, too, and are none of these.
+OWN_OPTIONS = {
+    "train": ("help", "resume"),
+    "info": ("help",),
+    "sweep": ("help", "trials", "seeds"),
+}
 SETTINGS_HELP = """\
 Every setting of the file can be given here too, by its last name, or dotted where that
 is not unique: --population 8192 --sigma 0.1 --optimizer sgd --optimizer.b1 0.95
@@ -41,12 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _split(arguments: list[str]) -> tuple[list[str], Overrides]:
     """Parts the settings (`--name value`, `--name=value`) from the command's own."""
-    if not arguments or arguments[0] not in ("train", "info"):
+    if not arguments or arguments[0] not in OWN_OPTIONS:
         return arguments, []
     own, overrides, rest = [], [], iter(arguments)
     for word in rest:
         name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or name in ("help", "resume"):
+        if not word.startswith("--") or name in OWN_OPTIONS[arguments[0]]:
             own.append(word)
             continue
         value = value if equals else next(rest, None)
@@ -88,6 +94,17 @@ def _parser() -> argparse.ArgumentParser:
     info.usage = "eggroll info CONFIG [--SETTING VALUE ...]"
     info.add_argument("config", metavar="CONFIG", help="a YAML file")
 
+    sweep = command(
+        "sweep",
+        _sweep,
+        "random search over the section `sweep` of a config; again to go on",
+        epilog=SETTINGS_HELP,
+    )
+    sweep.usage = "eggroll sweep CONFIG [--trials 20] [--seeds 3] [--SETTING VALUE ...]"
+    sweep.add_argument("config", metavar="CONFIG", help="a YAML file")
+    sweep.add_argument("--trials", type=int, default=20, help="draws of settings; 20")
+    sweep.add_argument("--seeds", type=int, default=3, help="runs of each; 3")
+
     evaluate = command("eval", _evaluate, "validate the parameters of a run afresh")
     evaluate.add_argument("directory", metavar="RUN")
     evaluate.add_argument("--step", type=int, help="of the checkpoint; the newest")
@@ -128,6 +145,13 @@ def _info(options: argparse.Namespace, overrides: Overrides) -> int:
     from eggroll import commands
 
     return commands.info(options.config, overrides, _say)
+
+
+def _sweep(options: argparse.Namespace, overrides: Overrides) -> int:
+    from eggroll import commands
+
+    trials, seeds = options.trials, options.seeds
+    return commands.sweep(options.config, overrides, trials, seeds, _say)
 
 
 def _evaluate(options: argparse.Namespace, _: Overrides) -> int:

@@ -16,6 +16,7 @@ from eggroll import (
     plotting,
     run as runs,
     settings,
+    sweep as sweeps,
     training,
     yamlfile,
 )
@@ -127,6 +128,17 @@ def compare(directories: Sequence[str], output: Path, say: Say) -> int:
         )
     say(str(picture))
     return 0
+
+
+def sweep(config: str, overrides: Overrides, trials: int, seeds: int, say: Say) -> int:
+    """Searches the space that a config declares, or goes on with that."""
+    found = sweeps.sweep(config, overrides, trials=trials, seeds=seeds, report=say)
+    if found.signal is not None:
+        say(f"all so far is in {found.path}; the same command goes on with it")
+        return 128 + found.signal
+    say((found.path / "table.md").read_text(encoding="utf-8").rstrip())
+    say(f"{found.path}: sweep.json, table.md, sweep.png, and each run")
+    return 0 if found.record.ranked() else 1
 
 
 def info(config: str, overrides: Overrides, say: Say) -> int:

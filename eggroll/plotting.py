@@ -63,7 +63,7 @@ def curve(run: Run, task: Task) -> Path:
         _fitness(below, rows)
         below.set_xlabel("step")
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return _save(figure, run.curve)
+        return save(figure, run.curve)
 
 
 def comparison(runs: Sequence[Run], tasks: Sequence[Task], path: Path) -> Path:
@@ -103,7 +103,7 @@ def comparison(runs: Sequence[Run], tasks: Sequence[Task], path: Path) -> Path:
         panels[0].set_ylabel(headline.removeprefix(PREFIX))
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=3)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def headline_of(rows: Sequence[Row]) -> str:
@@ -168,7 +168,8 @@ def _reference(axes: Axes, task: Task, is_labelled: bool = True) -> None:
             )
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Writes a picture at once, and returns its path."""
     new = path.with_suffix(".new.png")
     figure.savefig(new)
     new.replace(path)  # at once, so that a kill leaves a whole picture

@@ -12,9 +12,10 @@ from typing import Any
 import optax
 import yaml
 
-from eggroll import named, typed, yamlfile
+from eggroll import named, space as spaces, typed, yamlfile
 from eggroll.config import Choice, Config, OptimizerConfig, Schedule, TaskConfig, plain
 from eggroll.errors import UserError
+from eggroll.space import Space
 
 
 # The setting that a plain word or number in place of several stands for.
@@ -34,7 +35,8 @@ def load(
 
     Args:
         path: A YAML file. Its section `algorithms` holds, by algorithm, settings that
-            apply when that one is chosen.
+            apply when that one is chosen; its section `sweep` holds what
+            `eggroll sweep` searches, and is no more than checked here.
         overrides: Names (short where unique, or dotted) and values as typed on a
             command line; a later one wins.
         **defaults: Settings that neither file nor command line gives.
@@ -43,22 +45,34 @@ def load(
         UserError: The file cannot be read, or a setting is unknown or of the wrong
             type.
     """
+    return load_sweep(path, overrides, **defaults)[0]
+
+
+def load_sweep(
+    path: str | Path, overrides: Iterable[tuple[str, str]] = (), **defaults: Any
+) -> tuple[Config, Space]:
+    """Reads a run's settings, and what a sweep would search, by dotted names.
+
+    What is given in `overrides` is not searched.
+    """
     overrides = [(name.replace("-", "_"), text) for name, text in overrides]
     try:
         tree = {**defaults, **yamlfile.read(path)}
+        space = _space(tree.pop("sweep", {}), tree)
         chosen = dict(overrides).get("algorithm", tree.get("algorithm", "eggroll"))
         kind = dict[str, dict[str, Any]]
         variants = typed.coerce(tree.pop("algorithms", {}), kind, "algorithms")
         for name, value in variants.get(chosen, {}).items():
             override(tree, name, value)
         if not overrides:
-            return resolve(tree)
+            return resolve(tree), space
     except UserError as error:
         source = "" if str(path) in str(error) else f"{path}: "
         raise UserError(f"{source}{error}") from error
     for name, text in overrides:
         override(tree, name, text, is_text=True)
-    return resolve(tree)
+    given = {full_name(name, setting_types(tree)) for name, _ in overrides}
+    return resolve(tree), {name: space[name] for name in space if name not in given}
 
 
 def resolve(tree: Mapping[str, Any]) -> Config:
@@ -97,7 +111,7 @@ def override(
             is where a word is expected and that is none.
     """
     kinds = setting_types(tree)
-    name = _full_name(name, kinds)
+    name = full_name(name, kinds)
     if is_text:
         value = _read_text(value, kinds[name], name)
     node, where = tree, []
@@ -148,6 +162,25 @@ def setting_types(tree: Mapping[str, Any]) -> dict[str, Any]:
     return kinds
 
 
+def _space(section: Any, tree: Mapping[str, Any]) -> Space:
+    """Checks the section `sweep` against the settings there are."""
+    if not isinstance(section, Mapping):
+        raise UserError(f"sweep: expected settings with choices, got {section!r}")
+    kinds, space = setting_types(tree) if section else {}, {}
+    for short, value in section.items():
+        name = full_name(str(short), kinds)
+        if name in space:
+            raise UserError(f"sweep: {name!r} is given twice, once as {short!r}")
+        if name in ("seed", "name", "output"):
+            raise UserError(f"sweep: {name!r} cannot be searched: each run has its own")
+        space[name] = spaces.parse(value, kinds[name], f"sweep.{short}")
+        if kinds[name] is OptimizerConfig:
+            for choice in space[name]:
+                chosen = OptimizerConfig.parse(choice, f"sweep.{short}").name
+                named.locate_function(optax, "optimiser in optax", chosen)
+    return space
+
+
 def _nested_types(cls: type) -> dict[str, Any]:
     kinds = {}
     for name, kind in typed.annotations(cls).items():
@@ -166,7 +199,12 @@ def _is_union(kind: Any) -> bool:
     return typing.get_origin(kind) in (typing.Union, types.UnionType)
 
 
-def _full_name(name: str, known: Iterable[str]) -> str:
+def full_name(name: str, known: Iterable[str]) -> str:
+    """The dotted name that `name`, perhaps its last part only, stands for.
+
+    Raises:
+        UserError: There is none, or there are several.
+    """
     known = list(known)
     if name in known:
         return name
