@@ -1,61 +1,77 @@
 """The paper's comparison in miniature: EGGROLL, OpenES and PPO on equal frames.
 
-    python -m benchmarks.control run [--seeds 3] [--only NAME...]   # hours; resumable
-    python -m benchmarks.control table                              # from what is saved
+    python -m benchmarks.control run [--only NAME...]   # an hour or two; resumable
+    python -m benchmarks.control table                  # from what is saved
 
 Each run is that of a config in `configs/rl`, with another algorithm, seed and budget of
 frames. Its figures are saved when it ends, in `benchmarks/results/control`, and it is
-not run again. Two runs at once would falsify the times: run nothing beside it.
+not run again. What else the machine does falsifies the times, so before the runs the
+cost of a step is measured with the algorithms in turns, and it is their ratio that is
+told: once with each config's network, and once with the paper's, 3 layers of 256.
 """
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import matplotlib.pyplot as plt
 
 from eggroll import experiment, metrics, run as runs, settings, training
+from eggroll.config import Config
 
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "control"
 ALGORITHMS = ("eggroll", "openes", "ppo")
-FRAMES = {  # by config; several times what the quickest algorithm needs
-    "cartpole": 2e6,
+PAPER = "[256, 256, 256]"  # hidden layers
+FRAMES = {  # by config
+    "cartpole": 1e6,
     "acrobot": 5e6,
-    "pendulum": 2e7,
-    "navix_empty": 5e6,
-    "navix_doorkey": 2e7,
-    "minatar_breakout": 2e7,
-    "inverted_double_pendulum": 1e7,
-    "game2048": 2e7,
+    "pendulum": 8e6,
+    "navix_empty": 3e6,
+    "navix_doorkey": 1e7,
+    "minatar_breakout": 3e6,
+    "inverted_double_pendulum": 5e6,
+    "game2048": 6e6,
 }
+SEEDS = {"cartpole": 5, "acrobot": 5, "navix_empty": 5}  # under a minute; others: 3
+VALIDATIONS = 30  # of PPO, whose updates take few frames
 
 
 def file_of(name: str, algorithm: str, seed: int) -> Path:
     return RESULTS / f"{name}.{algorithm}.{seed}.json"
 
 
+def load(name: str, algorithm: str, *changes: tuple[str, str]) -> Config:
+    path = ROOT / "configs" / "rl" / f"{name}.yaml"
+    changes = (("algorithm", algorithm), ("diagnose_every", "0"), *changes)
+    return settings.load(path, changes, name=name)
+
+
 def train(name: str, algorithm: str, seed: int) -> dict[str, Any]:
     """One run; returns its curve and where it ended."""
+    frames = FRAMES[name]
+    changes = [
+        ("seed", str(seed)),
+        ("budget.generations", "null"),
+        ("budget.seconds", "null"),
+        ("budget.target", "null"),
+        ("budget.samples", str(frames)),
+        ("checkpoint_every", "1000000"),
+    ]
+    if algorithm == "ppo":
+        ppo = load(name, "ppo").task.options["ppo"]
+        updates = frames / (ppo.workers * ppo.steps)
+        changes.append(("evaluate_every", str(math.ceil(updates / VALIDATIONS))))
     with tempfile.TemporaryDirectory() as folder:
-        config = settings.load(
-            ROOT / "configs" / "rl" / f"{name}.yaml",
-            [
-                ("algorithm", algorithm),
-                ("seed", str(seed)),
-                ("output", folder),
-                ("budget.generations", "null"),
-                ("budget.target", "null"),
-                ("budget.samples", str(FRAMES[name])),
-                ("diagnose_every", "0"),
-                ("checkpoint_every", "1000000"),
-            ],
-            name=name,
-        )
+        config = load(name, algorithm, ("output", folder), *changes)
         run = runs.create(config)
         outcome = training.train(experiment.prepare(config), run)
         rows = [row for row in metrics.read(run.metrics) if "validation/return" in row]
@@ -79,11 +95,48 @@ def train(name: str, algorithm: str, seed: int) -> dict[str, Any]:
     }
 
 
-def run(names: list[str], seeds: int) -> None:
+def step_of(name: str, algorithm: str, *changes: tuple[str, str]) -> Callable:
+    """Makes a call of the first step, which returns the frames that it took."""
+    prepared = experiment.prepare(load(name, algorithm, *changes))
+    state = experiment.initial_state(prepared)
+    task, step = prepared.task, prepared.algorithm.step
+    data = task.batch(state.task, 0, jax.random.key(0))
+    return lambda: float(jax.block_until_ready(step(state, data))[1]["samples"])
+
+
+def speeds(name: str, *changes: tuple[str, str], repeats: int = 5) -> dict[str, float]:
+    """Frames a second of each algorithm's first step: medians, taken in turns."""
+    steps = {one: step_of(name, one, *changes) for one in ALGORITHMS}
+    for step in steps.values():
+        step()  # compiles
+    found: dict[str, list[float]] = {one: [] for one in steps}
+    for _ in range(repeats):
+        for one, step in steps.items():
+            started = time.perf_counter()
+            frames = step()
+            found[one].append(frames / (time.perf_counter() - started))
+    return {one: statistics.median(rates) for one, rates in found.items()}
+
+
+def measure_speeds(names: list[str]) -> None:
+    path = RESULTS / "speed.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    for name in names:
+        if name not in known:
+            known[name] = {
+                "config": speeds(name),
+                "paper": speeds(name, ("task.hidden", PAPER), repeats=3),
+            }
+            path.write_text(json.dumps(known, indent=1) + "\n")
+            print(f"{name}: {known[name]}", flush=True)
+
+
+def run(names: list[str]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for seed in range(seeds):
+    measure_speeds(names)
+    for seed in range(max(SEEDS.values())):
         for name in names:
-            for algorithm in ALGORITHMS:
+            for algorithm in ALGORITHMS if seed < SEEDS.get(name, 3) else ():
                 path = file_of(name, algorithm, seed)
                 if path.exists():
                     continue
@@ -155,11 +208,10 @@ def figure() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=["run", "table"])
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=list(FRAMES), default=list(FRAMES))
     arguments = parser.parse_args()
     if arguments.command == "run":
-        run(arguments.only, arguments.seeds)
+        run(arguments.only)
     table()
     figure()
 
