@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from eggroll.errors import UserError
+from eggroll.film import Frame
 from eggroll.task import Task
 from tasks.control.environment import Environment, make
 from tasks.control.networks import Network
@@ -25,6 +26,7 @@ from tasks.control.normalisation import (
 from tasks.control.policy import ActionHead, Squash
 from tasks.control.ppo import PPOSettings, algorithm as ppo_algorithm
 from tasks.control.rollout import Episodes, rollout
+from tasks.control.watching import watch
 
 
 # Returns at which an environment counts as solved, for the plots.
@@ -215,6 +217,22 @@ class Control(Task):
             metrics["non_finite_episodes"] = float(broken)
         return metrics
 
+    def render(
+        self,
+        params: PyTree,
+        state: Moments,
+        key: PRNGKeyArray,
+        steps: int | None = None,
+    ) -> list[Frame]:
+        """Watch an episode of the unperturbed policy, of `steps` steps at most.
+
+        Raises:
+            UserError: the environment cannot be drawn.
+        """
+        act = functools.partial(self._act, params, state)
+        limit = min(steps or self.env.step_limit, self.max_steps or self.env.step_limit)
+        return watch(self.env, act, key, memory=self.policy.memory, step_limit=limit)
+
     @functools.cached_property
     def _validation(self):
         return jax.jit(
@@ -225,16 +243,25 @@ class Control(Task):
         self, params: PyTree, observed: Moments, key: PRNGKeyArray, **options: Any
     ) -> Episodes:
         """Run episodes of one policy."""
-
-        def act(observation, memory, key, legal):
-            if self.normalise_observations:
-                observation = normalise(observation, observed)
-            outputs, memory = self.policy(params, observation, memory)
-            return self.head.act(outputs, key, legal), memory
-
+        act = functools.partial(self._act, params, observed)
         options = {"step_limit": self.max_steps, **options}
         memory = self.policy.memory
         return rollout(self.env, act, key, memory=memory, **options)
+
+    def _act(
+        self,
+        params: PyTree,
+        observed: Moments,
+        observation: Float[Array, "..."],
+        memory: PyTree,
+        key: PRNGKeyArray,
+        legal: Bool[Array, "..."] | None = None,
+    ) -> tuple[Array, PyTree]:
+        """Choose an action; returns it and the next memory."""
+        if self.normalise_observations:
+            observation = normalise(observation, observed)
+        outputs, memory = self.policy(params, observation, memory)
+        return self.head.act(outputs, key, legal), memory
 
     def _step_limit(self, step: int) -> Int[Array, ""]:
         limit = self.max_steps or self.env.step_limit
