@@ -1,0 +1,250 @@
+"""Environments that do not run in JAX: Gymnasium's, stepped on the host.
+
+At every step of the environments, all members of the population are asked for their
+actions at once; their noise is drawn again each time, and never kept.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from eggroll.algorithms import Algorithm, Metrics, evolution
+from eggroll.config import Config
+from eggroll.errors import UserError
+from eggroll.state import State
+from tasks.control.native import HostEnvironment, describe
+from tasks.control.normalisation import Moments, merge, moments, no_moments
+from tasks.control.pool import Played, Pool, play
+from tasks.control.task import Control
+
+
+class HostData(NamedTuple):
+    """What the members read at one step of their environments.
+
+    Attributes:
+        observed: moments of the observations of all generations before.
+        key: decides the episodes if all members shall have the same.
+        step_limit: steps after which an episode is truncated.
+        time: steps made so far.
+        observation: of each episode, a row a member.
+        alive: whether the episode goes on.
+    """
+
+    observed: Moments
+    key: PRNGKeyArray
+    step_limit: Int[Array, ""]
+    time: Int[Array, ""]
+    observation: Float[Array, "1 episodes ..."]
+    alive: Bool[Array, "1 episodes"]
+
+
+class Carry(NamedTuple):
+    """What a member carries through its episodes; each generation begins anew.
+
+    Attributes:
+        number: of the member, if each shall have its own episodes; else ().
+        memory: of its policy, one an episode.
+        observed: moments of what it has seen, if they are wanted; else ().
+    """
+
+    number: PyTree
+    memory: PyTree
+    observed: PyTree
+
+
+# (data, carry) -> (carry, aux), a row a member; aux has `action` and `seed`.
+Act = Callable[[HostData, Carry], tuple[Carry, dict[str, Any]]]
+
+
+def low_rank(task: "HostControl", config: Config) -> Algorithm:
+    """Evolution with low-rank perturbations."""
+    return _evolution(task, config, rank=config.strategy.rank)
+
+
+def full_rank(task: "HostControl", config: Config) -> Algorithm:
+    """Evolution with full-rank perturbations (OpenAI-ES)."""
+    return _evolution(task, config, rank=None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HostControl(Control):
+    """Maximise the return of episodes of a Gymnasium environment, run on the host.
+
+    Fitness is the mean undiscounted return of a member's episodes, in the
+    environment's own unit of reward; its best value and that of a random policy
+    are the environment's too (CartPole-v1: best 500, random about 22).
+    A non-finite reward ends its episode and makes the member's fitness void.
+
+    Settings are those of `Control`, for single agents, and:
+
+    Attributes:
+        environment: as Gymnasium knows it, such as `Hopper-v5`, or `module:Name-v0`,
+            which imports a module that registers environments first.
+        environment_options: passed on to `gymnasium.make`.
+        processes: workers that step the environments; 0 steps them in this one. What
+            comes out does not depend on it.
+    """
+
+    environment: str = "CartPole-v1"  # pyright: ignore[reportIncompatibleVariableOverride]
+    processes: int = 2
+
+    algorithms = MappingProxyType({"eggroll": low_rank, "openes": full_rank})
+    data_axes: ClassVar[Any] = HostData(*cast(Any, (None, None, None, None, 0, 0)))
+
+    def __post_init__(self):
+        if self.processes < 0:
+            raise UserError(f"processes must not be negative, got {self.processes}.")
+        super().__post_init__()
+
+    @functools.cached_property
+    def env(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self,
+    ) -> HostEnvironment:
+        """What is to be known of the environment."""
+        return describe(self.environment, self.environment_options, self.max_steps)
+
+    @property
+    def reference(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self,
+    ) -> Mapping[str, float]:
+        threshold = self.env.threshold
+        return {} if threshold is None else {"solved": threshold}
+
+    def initial_carry(self, population: int) -> Carry:
+        return self._carry(population, self.episodes)
+
+    def batch(self, state: Moments, step: int, key: PRNGKeyArray) -> HostData:
+        """What is known before the episodes begin."""
+        return self._data(state, key, self._step_limit(step), self.episodes)
+
+    def evaluate(
+        self, params: PyTree, data: HostData, carry: Carry, key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], Carry, dict[str, Any]]:
+        """Choose one action in each episode; what it leads to is found out outside."""
+        if self.seeds == "population":
+            key = data.key
+        elif self.seeds == "member":
+            key = jax.random.fold_in(key, carry.number)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(
+            key, jnp.arange(data.alive.shape[0])
+        )
+        # As in `rollout`: time 0 belongs to the reset.
+        at = lambda time: jax.vmap(jax.random.fold_in, (0, None))(keys, time)
+        act = functools.partial(self._act, params, data.observed)
+        action, memory = jax.vmap(act)(
+            data.observation, carry.memory, at(data.time + 1)
+        )
+        observed = carry.observed
+        if self.normalise_observations:
+            observed = merge(observed, moments(data.observation, data.alive))
+        seed = jax.vmap(jax.random.bits)(at(0))
+        aux = {"action": action, "seed": seed, "observed": observed}
+        return jnp.float32(jnp.nan), Carry(carry.number, memory, observed), aux
+
+    def play(
+        self, act: Act, data: HostData, carry: Carry, members: int
+    ) -> tuple[Played, PyTree]:
+        """Run the episodes of some members until the last of them has ended.
+
+        Args:
+            act: chooses the actions of all members.
+            data: from `batch`.
+            carry: of all members.
+            members: how many.
+
+        Returns:
+            What became of the episodes, and moments of what each member has seen, if
+            they are wanted.
+        """
+        wide = lambda x: np.broadcast_to(x, (members, *x.shape[1:]))
+        data = data._replace(observation=wide(data.observation), alive=wide(data.alive))
+        seeds = np.asarray(act(data, carry)[1]["seed"])
+
+        def choose(observation: Any, alive: Any, time: int) -> np.ndarray:
+            nonlocal carry
+            now = data._replace(
+                observation=observation, alive=alive, time=cast(Any, np.int32(time))
+            )
+            carry, aux = act(now, carry)
+            return self.env.to_native(np.asarray(aux["action"]))
+
+        pool = self._pool(seeds.size)
+        return play(pool, choose, seeds, int(data.step_limit)), carry.observed
+
+    def close(self) -> None:
+        """End the worker processes. It happens by itself when the task is gone."""
+        if pool := vars(self).pop("pool", None):
+            pool.close()
+
+    def _pool(self, size: int) -> Pool:
+        """At least so many environments; the same ones each time, where possible."""
+        if "pool" not in vars(self) or vars(self)["pool"].size < size:
+            self.close()
+            vars(self)["pool"] = Pool(
+                self.environment, self.environment_options, size, self.processes
+            )
+        return vars(self)["pool"]
+
+    @functools.cached_property
+    def _validation(self) -> Callable[[PyTree, Moments, PRNGKeyArray], Played]:
+        evaluate = jax.jit(jax.vmap(self.evaluate, (None, self.data_axes, 0, None)))
+        carry = self._carry(1, self.evaluation_episodes)
+
+        def run(params: PyTree, observed: Moments, key: PRNGKeyArray) -> Played:
+            act = lambda data, carry: evaluate(params, data, carry, key)[1:]
+            limit = jnp.int32(self.max_steps or self.env.step_limit)
+            data = self._data(observed, key, limit, self.evaluation_episodes)
+            return self.play(act, data, carry, 1)[0]
+
+        return run
+
+    def _carry(self, members: int, episodes: int) -> Carry:
+        spread = lambda x: jnp.broadcast_to(x, (members, episodes, *jnp.shape(x)))
+        none = no_moments(self.env.observation_shape)
+        observed = jax.tree.map(lambda x: jnp.stack([x] * members), none)
+        return Carry(
+            number=jnp.arange(members) if self.seeds == "member" else (),
+            memory=jax.tree.map(spread, self.policy.memory),
+            observed=observed if self.normalise_observations else (),
+        )
+
+    def _data(
+        self, observed: Moments, key: PRNGKeyArray, limit: Int[Array, ""], episodes: int
+    ) -> HostData:
+        shape = (1, episodes)
+        observation = jnp.zeros((*shape, *self.env.observation_shape))
+        alive = jnp.ones(shape, bool)
+        return HostData(observed, key, limit, jnp.int32(0), observation, alive)
+
+
+def _evolution(task: HostControl, config: Config, *, rank: int | None) -> Algorithm:
+    init, ask, tell = evolution(task, config, rank=rank)
+    members, trial = config.strategy.population, ask
+    ask, tell = jax.jit(ask), jax.jit(tell)
+
+    def step(state: State, data: HostData) -> tuple[State, Metrics]:
+        generations = []
+
+        def act(data: HostData, carry: Carry) -> tuple[Carry, dict[str, Any]]:
+            results, generation = ask(state._replace(carry=carry), data)
+            generations[:] = [generation]
+            return results[1:]
+
+        played, observed = task.play(act, data, state.carry, members)
+        fitness = played.returns.mean(axis=1).astype(np.float32)
+        lengths = played.lengths
+        aux = {
+            "steps": lengths.sum(axis=1),
+            "metrics": {"episode_length": lengths.mean(axis=1).astype(np.float32)},
+            "observed": observed,
+        }
+        return tell(state, *generations, fitness, state.carry, aux)
+
+    return Algorithm(init, step, members, trial=trial)

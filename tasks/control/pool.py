@@ -1,0 +1,168 @@
+"""Gymnasium environments side by side on the host, in worker processes if wanted."""
+
+import functools
+import math
+import multiprocessing
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped, UInt32
+
+from eggroll.errors import UserError
+from tasks.control.environment import library
+
+
+class Seen(NamedTuple):
+    """What a step has led to. Where none was made, values mean nothing."""
+
+    observation: Shaped[np.ndarray, "environments ..."]
+    reward: Float[np.ndarray, " environments"]
+    terminated: Bool[np.ndarray, " environments"]
+    truncated: Bool[np.ndarray, " environments"]
+
+
+class Pool:
+    """As many environments of one kind as are asked for, each with a seed of its own.
+
+    Args:
+        name: of the environment, as Gymnasium knows it.
+        options: passed on to it.
+        size: how many environments there may be at once.
+        workers: processes that step them; 0 for this one.
+    """
+
+    def __init__(self, name: str, options: Mapping[str, Any], size: int, workers: int):
+        vector = library("gymnasium.vector", extra="rl-host")
+        from tasks.workers import Several
+
+        self.name, self.size = name, size
+        # Dealt out in turn, so that all workers are busy when few are needed.
+        parts = min(max(workers, 1), size)
+        self._shape = (number := -(-size // parts), parts)
+        makers = [
+            functools.partial(
+                Several, name, dict(options), slice(i, None, parts), number
+            )
+            for i in range(parts)
+        ]
+        if workers:
+            # A fork of a process in which JAX runs threads may hang.
+            methods = multiprocessing.get_all_start_methods()
+            method = "forkserver" if "forkserver" in methods else "spawn"
+            self._vector = vector.AsyncVectorEnv(makers, copy=False, context=method)
+        else:
+            self._vector = vector.SyncVectorEnv(makers, copy=False)
+        self._close = weakref.finalize(self, _close, self._vector)
+
+    def reset(
+        self, seeds: UInt32[np.ndarray, " environments"]
+    ) -> Shaped[np.ndarray, "environments ..."]:
+        """Begin an episode with each seed; returns the first observations."""
+        options = {"seeds": seeds.tolist()}
+        seen, info = self._run(lambda: self._vector.reset(options=options))
+        return self._read(seen, info, len(seeds)).observation
+
+    def step(
+        self,
+        actions: Shaped[np.ndarray, "environments ..."],
+        alive: Bool[np.ndarray, " environments"],
+    ) -> Seen:
+        """Step those environments that are alive."""
+        action = {"action": self._split(actions), "alive": self._split(alive)}
+        seen, *_, info = self._run(lambda: self._vector.step(action))
+        return self._read(seen, info, len(alive))
+
+    def close(self) -> None:
+        """End the workers. It happens by itself when nobody needs the pool."""
+        self._close()
+
+    def _run(self, call):
+        try:
+            return call()
+        except (EOFError, OSError) as error:
+            for process in getattr(self._vector, "processes", ()):
+                process.terminate()
+            self._vector.closed = True  # it would wait for an answer of the dead
+            raise UserError(
+                f"{self.name}: a worker process has died ({error!r}): memory may be "
+                "short, or the environment may have crashed; processes=0 runs it in "
+                "this process"
+            ) from error
+
+    def _read(self, seen: Mapping[str, np.ndarray], info: dict, count: int) -> Seen:
+        for text in info.get("error", ()):
+            if text is not None:
+                last = text.strip().splitlines()[-1]
+                raise UserError(
+                    f"{self.name}: the environment has failed: {last}\n\n{text}"
+                )
+        flat = lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:count]
+        return Seen(
+            flat(seen["observation"]),
+            flat(seen["reward"]),
+            flat(seen["terminated"]).astype(bool),
+            flat(seen["truncated"]).astype(bool),
+        )
+
+    def _split(self, values: np.ndarray) -> np.ndarray:
+        """Spread values over the workers; those left over get zeros."""
+        whole = np.zeros((math.prod(self._shape), *values.shape[1:]), values.dtype)
+        whole[: len(values)] = values
+        return whole.reshape(*self._shape, *values.shape[1:]).swapaxes(0, 1)
+
+
+class Played(NamedTuple):
+    """What became of some members' episodes, as in `rollout.Episodes`."""
+
+    returns: Float[np.ndarray, "members episodes"]
+    lengths: Int[np.ndarray, "members episodes"]
+    terminated: Bool[np.ndarray, "members episodes"]
+
+
+# (observation, alive, time) -> actions, each with axes of members and episodes.
+Act = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+
+
+def play(
+    pool: Pool, act: Act, seeds: UInt32[np.ndarray, "members episodes"], limit: int
+) -> Played:
+    """Run episodes side by side until the last of them has ended.
+
+    Args:
+        pool: has at least as many environments as there are seeds.
+        act: chooses all actions at once; those of ended episodes are thrown away.
+        seeds: one an episode.
+        limit: steps after which an episode is truncated.
+    """
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    folded = lambda x: x.reshape(*seeds.shape, *x.shape[1:])
+    observation, alive = folded(pool.reset(flat(seeds))), np.ones(seeds.shape, bool)
+    played = Played(np.zeros(seeds.shape), np.zeros(seeds.shape, np.int32), ~alive)
+    for time in range(limit):
+        # The policy gets a copy: the next step changes the original.
+        action = act(observation.astype(np.float32), alive, time)
+        seen = Seen(*map(folded, pool.step(flat(action), flat(alive))))
+        observation, sound = seen.observation, _is_sound(seen)
+        reward = np.where(sound, seen.reward, np.nan)
+        played = Played(
+            played.returns + np.where(alive, reward, 0),
+            played.lengths + alive,
+            played.terminated | (alive & seen.terminated),
+        )
+        alive = alive & sound & ~seen.terminated & ~seen.truncated
+        if not alive.any():
+            break
+    return played
+
+
+def _is_sound(seen: Seen) -> Bool[np.ndarray, "members episodes"]:
+    """Whether reward and observation are numbers; else nothing good can follow."""
+    axes = tuple(range(2, seen.observation.ndim))
+    return np.isfinite(seen.reward) & np.isfinite(seen.observation).all(axis=axes)
+
+
+def _close(vector: Any) -> None:
+    if not vector.closed:
+        vector.close(timeout=5)  # seconds, for a step that was interrupted
