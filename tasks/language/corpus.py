@@ -121,9 +121,9 @@ def _build(folder: Path, source: str, documents: Callable[[], Iterable[Part]]) -
     for part, size in sizes.items():
         if not size:
             raise UserError(
-                f"corpus {source!r}: no text is left for {part}: it needs at least "
-                "two documents; a long single file is cut up with "
-                "--task.paragraphs 40, say"
+                f"corpus {source!r}: no text is left for {part}: about a tenth of the "
+                "files goes to validation, by the hash of their names. Give more "
+                "files, or a single one, whose end is held out"
             )
     (work / "done").touch()
     try:

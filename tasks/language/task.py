@@ -110,12 +110,19 @@ class Language(Task):
     @functools.cached_property
     def reading(self) -> Lanes:
         """The lanes that are learnt from."""
+        self.held_out  # noqa: B018 - so that too short a one is refused before training
         return Lanes(self.text.train, self.lanes, self.tokens)
 
     @functools.cached_property
     def held_out(self) -> Lanes:
         """The lanes that are validated on: each is read once, in whole steps."""
         text = self.text.validation[: self.validation_bytes]
+        if len(text) <= self.tokens:
+            raise UserError(
+                f"the corpus's held-out part is too short: one step reads "
+                f"{self.tokens} + 1 bytes, got {len(text):,}: use fewer tokens, or a "
+                "longer text"
+            )
         lanes = max(1, min(self.validation_lanes, len(text) // (self.tokens + 1)))
         return Lanes(text, lanes, self.tokens)
 
