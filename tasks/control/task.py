@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from eggroll.errors import UserError
 from eggroll.film import Frame
 from eggroll.task import Task
+from tasks import open_es
 from tasks.control.environment import Environment, make
 from tasks.control.networks import Network
 from tasks.control.normalisation import (
@@ -105,7 +106,7 @@ class Control(Task):
     evaluation_episodes: int = 128
     ppo: PPOSettings = PPO_DEFAULTS
 
-    algorithms = MappingProxyType({"ppo": ppo_algorithm})
+    algorithms = MappingProxyType({"evosax": open_es.algorithm, "ppo": ppo_algorithm})
     samples = "frames"
 
     def __post_init__(self):
