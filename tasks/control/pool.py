@@ -51,7 +51,14 @@ class Pool:
             # A fork of a process in which JAX runs threads may hang.
             methods = multiprocessing.get_all_start_methods()
             method = "forkserver" if "forkserver" in methods else "spawn"
-            self._vector = vector.AsyncVectorEnv(makers, copy=False, context=method)
+            try:
+                self._vector = vector.AsyncVectorEnv(makers, copy=False, context=method)
+            except (EOFError, OSError) as error:
+                raise UserError(
+                    f"{name}: worker processes do not start ({error!r}): a script that "
+                    'uses them must keep its work under `if __name__ == "__main__":`; '
+                    "processes=0 does without them"
+                ) from error
         else:
             self._vector = vector.SyncVectorEnv(makers, copy=False)
         self._close = weakref.finalize(self, _close, self._vector)
