@@ -73,6 +73,19 @@ def test_a_model_of_zeros_is_uniform_and_divides_nothing_by_zero(mode):
 
 
 @each_mode
+def test_rows_whose_mean_rounds_to_nothing_are_divided_by_one(mode):
+    model, params, state, tokens = random_model(mode, 3, 16)
+    ones = np.eye(model.width, dtype=np.int8)
+    params["embedding"] = jnp.asarray(ones[np.arange(256) % model.width])
+    params["layers"][0]["norm_gru"] = jnp.full(model.width, 16, jnp.int8)
+    rows = tuple(jnp.asarray(state, jnp.int8))
+    total, after, _ = compiled(model)(params, rows, tokens)
+    expected = reference.forward(params, state, np.asarray(tokens), mode)
+    np.testing.assert_array_equal(np.stack(after), expected[0])
+    assert total == expected[1]
+
+
+@each_mode
 def test_other_sizes_agree_with_numpy(mode):
     sizes = dict(layers=1, width=64, vocabulary=7)
     model, params, state, tokens = random_model(mode, 5, 16, **sizes)
