@@ -6,7 +6,6 @@ import signal
 import sys
 from pathlib import Path
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +18,9 @@ from eggroll.state import Purpose, key_for
 from eggroll.task import first_row
 from tasks.control.host import HostControl
 from tasks.control.pool import Pool, play
+
+
+gymnasium = pytest.importorskip("gymnasium")
 
 
 def config(output, *, algorithm="eggroll", generations=4, **task):

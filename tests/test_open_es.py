@@ -117,7 +117,7 @@ def test_it_finds_the_bottom_of_a_bowl(strategy):
 def test_chunks_change_nothing():
     whole, _ = run(Bowl(), config(), 2)
     parts, _ = run(Bowl(), config(chunk=10), 2)
-    np.testing.assert_allclose(whole.params["w"], parts.params["w"], rtol=1e-5)
+    np.testing.assert_allclose(whole.params["w"], parts.params["w"], rtol=1e-4)
 
 
 def test_failed_members_and_their_partners_cancel():
