@@ -152,6 +152,15 @@ def test_chunks_change_nothing(chunk):
     assert_default_generation(IntegerStrategy(POPULATION, chunk=chunk))
 
 
+def test_what_fills_up_a_chunk_does_not_vote():
+    params, members = jnp.zeros((4, 5), jnp.int8), 20
+    apply = lambda p: jnp.sum(p.astype(jnp.int32) ** 3)
+    whole, parts = IntegerStrategy(members), IntegerStrategy(members, chunk=4)
+    fitness, generation = whole.ask(apply)(params, KEY)
+    expected = whole.votes(generation, fitness)  # of 10 pairs; 4 a chunk make 12
+    np.testing.assert_array_equal(parts.votes(generation, fitness), expected)
+
+
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_the_number_of_devices_changes_nothing(devices):
     mesh = eggroll.population_mesh(jax.devices()[:devices])

@@ -66,8 +66,13 @@ def _panel(axes: Axes, rows: Rows, start: str) -> None:
     )
     for index, name in enumerate(names):
         points = [(row["step"], row[name]) for row in rows if name in row]
-        colour = plotting.COLOURS[index % len(plotting.COLOURS)]
-        axes.plot(*zip(*points, strict=True), label=name[len(start) :], color=colour)
+        again, index = divmod(index, len(plotting.COLOURS))
+        axes.plot(
+            *zip(*points, strict=True),
+            label=name[len(start) :],
+            color=plotting.COLOURS[index],
+            linestyle="--" if again else "-",
+        )
     if len(names) > 1:
         axes.legend(fontsize="x-small", ncols=2)
 
