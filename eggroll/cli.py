@@ -120,6 +120,15 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--step", type=int, help="of the checkpoint; the newest")
     sample.add_argument("--seed", type=int, default=0, help="another text; 0")
 
+    render = command("render", _render, "film an episode of a run's policy")
+    render.add_argument("directory", metavar="RUN")
+    render.add_argument(
+        "--output", type=Path, help=".gif, or .png for a strip; RUN/episode.gif"
+    )
+    render.add_argument("--steps", type=int, help="at most; the whole episode")
+    render.add_argument("--step", type=int, help="of the checkpoint; the newest")
+    render.add_argument("--seed", type=int, default=0, help="another episode; 0")
+
     plot = command("plot", _plot, "draw the curve of each run")
     plot.add_argument("directories", metavar="RUN", nargs="+")
 
@@ -167,6 +176,13 @@ def _sample(options: argparse.Namespace, _: Overrides) -> int:
         options.prompt.encode(), options.length, options.temperature, options.seed
     )
     return commands.sample(options.directory, options.step, wanted, _say)
+
+
+def _render(options: argparse.Namespace, _: Overrides) -> int:
+    from eggroll import commands
+
+    wanted = commands.Film(options.output, options.steps, options.seed)
+    return commands.render(options.directory, options.step, wanted, _say)
 
 
 def _plot(options: argparse.Namespace, _: Overrides) -> int:

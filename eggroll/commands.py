@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 from eggroll import (
     build,
     experiment as experiments,
+    film,
     memory,
     metrics,
     plotting,
@@ -84,6 +85,39 @@ def sample(directory: str, step: int | None, wanted: Sample, say: Say) -> int:
     prompt, length, temperature, _ = wanted
     made = make(state.params, prompt, length, key, temperature)
     say((prompt + b"".join(made)).decode(errors="replace"))
+    return 0
+
+
+class Film(NamedTuple):
+    """What is wanted of an episode.
+
+    Attributes:
+        path: Of the GIF or PNG; None for `episode.gif` of the run.
+        steps: How many at most.
+        seed: Of the episode.
+    """
+
+    path: Path | None
+    steps: int | None
+    seed: int
+
+
+def render(directory: str, step: int | None, wanted: Film, say: Say) -> int:
+    """Films an episode of a run whose task has a method `render`."""
+    path = wanted.path or Path(directory) / "episode.gif"
+    film.check_path(path)
+    if wanted.steps is not None and wanted.steps < 1:
+        raise UserError(f"--steps: expected at least 1, got {wanted.steps}")
+    run, experiment, restored = _restore(directory, step, say)
+    make = getattr(experiment.task, "render", None)
+    if make is None:
+        task = type(experiment.task).__name__
+        raise UserError(f"{run.path}: the task {task} has nothing to draw")
+    state = restored.state
+    key = key_for(state.key, Purpose.EVALUATE, wanted.seed)
+    frames = make(state.params, state.task, key, wanted.steps)
+    film.write(frames, path)
+    say(f"{frames[-1].caption} at the end: {path}")
     return 0
 
 

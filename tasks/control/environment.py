@@ -7,7 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
 from eggroll.errors import UserError
 from tasks.control.spaces import Space
@@ -57,6 +58,10 @@ class Environment(Protocol):
 
     def legal(self, state: Any) -> Bool[Array, "..."] | None:
         """Which actions may be taken: a mask over all logits; None: all of them."""
+        del state
+
+    def render(self, state: Any) -> UInt8[np.ndarray, "height width 3"] | None:
+        """Draw a state, on the host; None: this environment cannot be drawn."""
         del state
 
 

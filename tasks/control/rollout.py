@@ -80,7 +80,7 @@ def rollout(
 
     def advance(loop: _Loop) -> _Loop:
         state, observation, action_memory, reward, done = jax.vmap(
-            _transition(environment, policy), (0, 0, 0, 0, None)
+            transition(environment, policy), (0, 0, 0, 0, None)
         )(loop.state, loop.observation, loop.memory, keys, loop.time + 1)
         so_far, alive = loop.episodes, loop.alive
         observed = so_far.observed
@@ -104,17 +104,17 @@ def rollout(
     return jax.lax.while_loop(running, advance, _settle(advance, start)).episodes
 
 
-def _transition(environment: Environment, policy: Policy) -> Callable:
+def transition(environment: Environment, policy: Policy) -> Callable:
     """Return one step of one episode, as a function of arrays."""
 
-    def transition(state, observation, memory, key, time):
+    def step(state, observation, memory, key, time):
         policy_key, step_key = jax.random.split(jax.random.fold_in(key, time))
         legal = environment.legal(state)
         action, memory = policy(observation, memory, policy_key, legal)
         state, observation, reward, done = environment.step(state, action, step_key)
         return state, observation, memory, reward, done
 
-    return transition
+    return step
 
 
 def _start(environment: Environment, keys: PRNGKeyArray, memory: PyTree) -> _Loop:

@@ -1,11 +1,16 @@
 """Craftax and Craftax-Classic: an open world in JAX."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from tasks.control.drawing import Image
 from tasks.control.environment import Environment, check_name, check_options, library
 from tasks.control.spaces import Discrete, Space
 
@@ -65,3 +70,12 @@ class Craftax(Environment):
             key, state, action, self.parameters
         )
         return state, observation.astype(jnp.float32), jnp.float32(reward), done
+
+    def render(self, state: Any) -> Image:
+        return np.asarray(jnp.clip(self._draw(state), 0, 255), np.uint8)
+
+    @functools.cached_property
+    def _draw(self) -> Callable[[Any], Array]:
+        kind = "craftax_classic" if "Classic" in self.name else "craftax"
+        renderer = library(f"craftax.{kind}.renderer", extra="rl-grid")
+        return jax.jit(renderer.make_craftax_pixel_renderer(16))

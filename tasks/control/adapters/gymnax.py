@@ -3,10 +3,13 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from tasks.control.adapters.classic_drawing import CLASSIC
+from tasks.control.drawing import Image, grid
 from tasks.control.environment import Environment, check_name, check_options, library
 from tasks.control.spaces import Box, Discrete, Space
 
@@ -69,6 +72,14 @@ class Gymnax(Environment):
             jnp.asarray(reward, jnp.float32),
             jnp.asarray(terminated, bool),
         )
+
+    def render(self, state: Any) -> Image | None:
+        if draw := CLASSIC.get(self.name.removeprefix("gymnax/")):
+            return draw(state, self.parameters)
+        if len(self.observation_shape) < 2:
+            return None
+        key = jax.random.key(0)
+        return grid(self.environment.observe(key, state, None, self.parameters))
 
 
 def _space(space: Any) -> Space:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from eggroll.errors import UserError
+from tasks.control.drawing import Image, Shape, capsule, scene
 from tasks.control.environment import Environment, check_name, library
 from tasks.control.spaces import Box, Discrete, Space
 
@@ -87,6 +88,20 @@ class JaxMARL(Environment):
             return None
         most = np.arange(self.action_space.n)
         return jnp.asarray(most < np.array(self.actions)[:, None])
+
+    def render(self, state: Any) -> Image | None:
+        if not self.name.startswith("jaxmarl/MPE_"):
+            return None
+        shapes = [
+            Shape(capsule(place, place, float(radius)), f"#{bytes(colour).hex()}")
+            for place, radius, colour in zip(
+                np.asarray(state.p_pos),
+                self.environment.rad,
+                np.asarray(self.environment.colour, np.uint8),
+                strict=True,
+            )
+        ]
+        return scene(shapes, (-2, 2), (-2, 2))
 
     def _stack(self, observations: dict[str, Array]) -> Float[Array, "agents size"]:
         team, width = self.observation_shape

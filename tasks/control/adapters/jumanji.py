@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+import warnings
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from tasks.control.drawing import Image, image_of
 from tasks.control.environment import Environment, check_name, flatten, library
 from tasks.control.spaces import Box, Discrete, MultiDiscrete, Space
 
@@ -73,6 +75,19 @@ class Jumanji(Environment):
     def legal(self, state: Any) -> Bool[Array, "..."] | None:
         mask = getattr(state[1], "action_mask", None)
         return None if mask is None else jnp.ravel(mask)
+
+    def render(self, state: Any) -> Image:
+        """Have Jumanji's own viewer draw, into no window."""
+        from matplotlib import pyplot
+
+        pyplot.switch_backend("agg")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there is no window
+            self.environment.render(state[0])
+        figure = pyplot.gcf()
+        image = image_of(figure)
+        pyplot.close(figure)
+        return image
 
 
 def _see(observation: Any) -> Float[Array, " size"]:

@@ -4,8 +4,10 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from tasks.control.drawing import Image
 from tasks.control.environment import Environment, check_name, library
 from tasks.control.spaces import Discrete, Space
 
@@ -60,3 +62,7 @@ class Navix(Environment):
         observation = timestep.observation.astype(jnp.float32)
         reward = timestep.reward.astype(jnp.float32)
         return timestep, observation, reward, timestep.is_termination()
+
+    def render(self, state: Any) -> Image:
+        observations = library("navix.observations", extra="rl-grid")
+        return np.asarray(observations.rgb(state.state))

@@ -4,9 +4,11 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from eggroll.errors import UserError
+from tasks.control.drawing import Image, board, grid
 from tasks.control.environment import Environment, check_name, library
 from tasks.control.spaces import Discrete, Space
 
@@ -58,3 +60,9 @@ class Pgx(Environment):
 
     def legal(self, state: Any) -> Bool[Array, "..."]:
         return state.legal_action_mask
+
+    def render(self, state: Any) -> Image | None:
+        if self.name == "pgx/2048":
+            power = np.argmax(state.observation, axis=-1)
+            return board(np.where(power > 0, 2**power, 0))
+        return grid(state.observation)
