@@ -13,7 +13,7 @@ NEWEST := .venv-newest/bin
 NEWEST_STAMP := .venv-newest/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo results-control demo-language test test-newest test-slow lint format types wheel clean
+.PHONY: help venv demo results-control demo-language results-language test test-newest test-slow lint format types wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -36,6 +36,11 @@ results-control: EXTRAS := dev,rl,rl-brax,rl-games,rl-grid
 results-control: venv  ## compare EGGROLL, OpenES and PPO on eight environments (hours)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	$(BIN)/python -m benchmarks.control run
+
+# SHAKESPEARE=FILE adds the comparisons on that text.
+results-language: venv  ## compare integer and float language models (an hour)
+	$(BIN)/python -m benchmarks.pretraining run $(if $(SHAKESPEARE),--shakespeare '$(SHAKESPEARE)')
+	$(BIN)/python -m benchmarks.pretraining time
 
 test: venv  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
