@@ -68,8 +68,8 @@ class Egg:
             raise ValueError(
                 f'rounding must be "nearest" or "floor", got {self.rounding!r}.'
             )
-        if self.width < 4 or 4 ** _log2(self.width, 2) != self.width:
-            below = 4 ** max(_log2(self.width, 2), 1)
+        if self.width < 4 or 4 ** _log4(self.width) != self.width:
+            below = 4 ** max(_log4(self.width), 1)
             raise ValueError(
                 "EGG divides by the square root of its width with a shift, so the "
                 f"width must be a power of 4; got {self.width}: take {below} or "
@@ -82,8 +82,6 @@ class Egg:
                 f"rounding={self.rounding!r}, got {self.vocabulary}: more would "
                 "overflow the integer loss. Use bytes, or a smaller tokeniser."
             )
-
-    # ------------------------------------------------------------------ parameters
 
     def init(self, key: PRNGKeyArray) -> Params:
         """Draw the parameters: matrices round(16 N(0, 1)), norms 16, biases 0.
@@ -125,8 +123,6 @@ class Egg:
     def initial_state(self) -> State:
         """The state at the start of a document: one row of zeros per layer."""
         return tuple(jnp.zeros(self.width, jnp.int8) for _ in range(self.layers))
-
-    # ----------------------------------------------------------------- one sequence
 
     def step(
         self, params: Params, state: State, token: Integer[Array, ""]
@@ -185,8 +181,6 @@ class Egg:
         (state, total), _ = lax.scan(predict, start, (tokens[:-1], tokens[1:]))
         return total, state
 
-    # ---------------------------------------------------------------------- layers
-
     def _matmul(
         self, weight: Int8[Array, "rows columns"], x: Int8[Array, " columns"]
     ) -> Int8[Array, " rows"]:
@@ -194,7 +188,7 @@ class Egg:
         product = lax.dot_general(
             x, weight, (((0,), (1,)), ((), ())), preferred_element_type=jnp.int32
         )
-        bits = FIXED_POINT + _log2(x.shape[0], 2)
+        bits = FIXED_POINT + _log4(x.shape[0])
         return _stage(saturate(shift_right(product, bits, self.rounding)))
 
     def _norm(
@@ -203,7 +197,7 @@ class Egg:
         r"""$x \odot w / \overline{|x|}$, no centring; an empty mean counts as one."""
         x = x.astype(jnp.int32)
         total = jnp.sum(jnp.abs(x), dtype=jnp.int32)
-        mean = shift_right(total, _log2(self.width), self.rounding)
+        mean = shift_right(total, 2 * _log4(self.width), self.rounding)
         x = x * weight.astype(jnp.int32)
         return _stage(divide(x, jnp.maximum(mean, 1), self.rounding))
 
@@ -254,6 +248,6 @@ def _add(*terms: Int8[Array, " width"]) -> Int8[Array, " width"]:
     return _stage(saturate(sum(others, start=first)))
 
 
-def _log2(x: int, base_bits: int = 1) -> int:
-    """floor(log2(x) / base_bits): with two bits, log4(x), which is log2(sqrt(x))."""
-    return (x.bit_length() - 1) // base_bits
+def _log4(x: int) -> int:
+    """The logarithm of x to base 4, rounded down: the bits of its square root."""
+    return (x.bit_length() - 1) // 2
