@@ -67,7 +67,7 @@ class Stepping:
 def integer(task: Task, config: Config) -> Algorithm:
     """Evolution of int8 parameters by votes, without a float in what is learnt."""
     settings: Stepping = getattr(task, "stepping", Stepping())
-    strategy = _strategy(config, settings)
+    strategy = strategy_of(config, settings)
     with build.blaming("task.stepping"):
         rule = settings.make()
 
@@ -103,7 +103,12 @@ def integer(task: Task, config: Config) -> Algorithm:
     return Algorithm(rule.init, barriers.jit(step), strategy.population, trial=step)
 
 
-def _strategy(config: Config, settings: Stepping) -> IntegerStrategy:
+def strategy_of(config: Config, settings: Stepping) -> IntegerStrategy:
+    """The integer strategy that a run's settings describe.
+
+    Raises:
+        UserError: they ask for what integers cannot do.
+    """
     setting = config.strategy
     sigma = setting.sigma.start
     if setting.sigma.kind != "constant" or sigma <= 0 or math.log2(sigma) % 1:

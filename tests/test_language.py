@@ -14,7 +14,7 @@ from eggroll.cli import main
 from eggroll.config import plain
 from eggroll.errors import UserError
 from eggroll.experiment import Experiment, initial_state
-from eggroll.integer_training import Stepping
+from eggroll.integer_training import Stepping, strategy_of
 from models.egg import Egg
 from tasks.language import Language
 from tasks.language.flight import draw
@@ -103,6 +103,17 @@ def test_members_keep_their_own_states_and_params_stay_int8(folder):
     assert rows[0]["samples"] == 16 * 8
     assert 0 < rows[0]["update/changed"] <= 1
     assert rows[0]["votes/margin"] > 0.5
+
+
+@pytest.mark.parametrize("paper", [True, False])
+def test_paper_changes_noise_shifts_and_votes(folder, paper):
+    task = language(folder, stepping=Stepping(paper=paper))
+    strategy = strategy_of(_config(16, folder), task.stepping)
+    published = ("truncated", "floor", "sign")
+    ours = ("rademacher", "nearest", "difference")
+    expected = published if paper else ours
+    assert (strategy.noise, strategy.rounding, strategy.weighting) == expected
+    assert task.network.rounding == strategy.rounding
 
 
 def test_the_published_program_moves_every_weight_at_first(folder):
