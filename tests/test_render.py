@@ -21,6 +21,9 @@ from tasks.control.watching import watch
 
 pytestmark = pytest.mark.filterwarnings("ignore:Brax System.*:UserWarning")
 
+needs_gymnax = pytest.mark.skipif(
+    not importlib.util.find_spec("gymnax"), reason="needs gymnax"
+)
 DRAWABLE = {
     "gymnax/CartPole-v1": False,
     "gymnax/Breakout-MinAtar": False,
@@ -80,6 +83,7 @@ def test_states_are_drawn_as_images_that_differ(name):
     assert any(np.any(image != images[0]) for image in images)
 
 
+@needs_gymnax
 @pytest.mark.parametrize("name", ["Pendulum-v1", "Acrobot-v1", "MountainCar-v0"])
 def test_classic_control_is_drawn_where_its_state_is(name):
     environment = make(f"gymnax/{name}")
@@ -92,6 +96,7 @@ def test_classic_control_is_drawn_where_its_state_is(name):
     np.testing.assert_array_equal(environment.render(again), pictures[2])
 
 
+@needs_gymnax
 def test_the_episode_that_is_watched_is_the_first_of_a_rollout():
     environment, key = make("gymnax/CartPole-v1"), jax.random.key(0)
     start = jnp.int32(0)
@@ -105,6 +110,7 @@ def test_the_episode_that_is_watched_is_the_first_of_a_rollout():
     assert frames[-1].caption == f"step {steps}   return {total:.4g}"
 
 
+@needs_gymnax
 def test_what_cannot_be_drawn_is_refused_naming_what_can():
     environment = make("gymnax/FourRooms-misc")
     with pytest.raises(UserError, match="FourRooms-misc cannot be drawn"):
@@ -186,6 +192,7 @@ def test_a_task_without_pictures_is_refused(tmp_path, capsys):
     assert "the task Line has nothing to draw" in capsys.readouterr().err
 
 
+@needs_gymnax
 def test_control_is_filmed_within_its_own_limit_of_steps():
     task = Control(environment="gymnax/Pendulum-v1", hidden=(4,), max_steps=3)
     frames = task.render(

@@ -87,7 +87,9 @@ class Brax(Environment):
             ends = ends @ _rotation(turns[body[i]]).T + positions[body[i]]
             colour = COLOURS[body[i] % len(COLOURS)] if body[i] else GREY
             shape = Shape(capsule(ends[0, ::2], ends[1, ::2], radius), colour)
-            shapes.append((body[i] > 0, -positions[body[i], 1], shape))
+            # Rounded, so that what lies in one plane keeps its order.
+            depth = -round(float(positions[body[i], 1]), 2)
+            shapes.append((body[i] > 0, depth, shape))
         shapes = [shape for *_, shape in sorted(shapes, key=lambda one: one[:2])]
         planes = np.asarray(system.geom_pos)[kind == PLANE, 2]
         floor = planes.min(initial=0)
