@@ -17,6 +17,7 @@ all dimensions makes a full-rank one.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -69,10 +70,14 @@ class Shift:
 class Perturbed:
     """The array `weight + scale * sum_r prod_k factors[k][..., r]`, never written out.
 
+    Factors are kept without their dimensions of size 1: inside a loop or a fused
+    network, dropping those where a factor is used can cost as much as its product.
+
     Attributes:
         weight: the unperturbed array, shape `dims`.
-        factors: arrays that broadcast to `(*dims, rank)`; small types are welcome
-            (int8 signs), as they are converted where they are used.
+        kept: the factors, as they are kept; small types are welcome (int8 signs), as
+            they are converted where they are used.
+        shapes: the factors' shapes, which broadcast to `(*dims, rank)`.
         scale: a scalar, or a `Shift` for integer weights.
         paths: the names of the leaves this came from, for reports; none for what has
             been looked up in a leaf and is an activation now.
@@ -88,7 +93,8 @@ class Perturbed:
         paths: tuple[str, ...] = (),
     ):
         self.weight = weight
-        self.factors = tuple(factors)
+        self.shapes: tuple[tuple[int, ...], ...] = tuple(f.shape for f in factors)
+        self.kept = tuple(f.reshape([n for n in f.shape if n != 1]) for f in factors)
         self.scale = scale
         self.paths = paths
 
@@ -103,15 +109,24 @@ class Perturbed:
         """Returns `weight + scale * left @ right.T`, the usual low-rank matrix."""
         return cls(weight, (left[..., :, None, :], right[..., None, :, :]), scale)
 
-    def tree_flatten_with_keys(self) -> tuple[tuple, tuple[str, ...]]:
-        keys = (jax.tree_util.GetAttrKey(k) for k in ("weight", "factors", "scale"))
-        return tuple(
-            zip(keys, (self.weight, self.factors, self.scale), strict=True)
-        ), self.paths
+    def tree_flatten_with_keys(self) -> tuple[tuple, tuple]:
+        keys = (jax.tree_util.GetAttrKey(k) for k in ("weight", "kept", "scale"))
+        children = zip(keys, (self.weight, self.kept, self.scale), strict=True)
+        return tuple(children), (self.shapes, self.paths)
 
     @classmethod
-    def tree_unflatten(cls, paths: tuple[str, ...], children: Any) -> Self:
-        return cls(*children, paths=paths)
+    def tree_unflatten(cls, static: tuple[Any, Any], children: Any) -> Self:
+        made = object.__new__(cls)  # the children may be anything, not arrays alone
+        made.weight, made.kept, made.scale = children
+        made.shapes, made.paths = static[0], static[1]
+        return made
+
+    @property
+    def factors(self) -> tuple[Shaped[Array, "..."], ...]:
+        """The factors with all their dimensions."""
+        return tuple(
+            x.reshape(shape) for x, shape in zip(self.kept, self.shapes, strict=True)
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -127,12 +142,18 @@ class Perturbed:
 
     @property
     def rank(self) -> int:
-        return self.factors[0].shape[-1]
+        return self.shapes[0][-1]
 
     @property
     def is_thin(self) -> bool:
         """Whether one factor alone varies: writing it out costs nothing."""
-        return sum(f.size > self.rank for f in self.factors) < 2
+        return sum(math.prod(shape) > self.rank for shape in self.shapes) < 2
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the factors are vectors or thin matrices, and no full-rank one."""
+        sizes = [(math.prod(shape), *shape) for shape in self.shapes]
+        return len(sizes) > 1 or all(size == max(dims) for size, *dims in sizes)
 
     def materialise(self) -> Shaped[Array, "*dims"]:
         """Returns the perturbed array itself, in the weight's type.
@@ -166,6 +187,11 @@ class Perturbed:
     def replace(self, weight: Array, factors: Sequence[Array]) -> Self:
         """Returns the same perturbation of another view of the weight."""
         return type(self)(weight, factors, self.scale, self.paths)
+
+    def with_kept(self, kept: Sequence[Array]) -> Self:
+        """Returns the same perturbation with other copies of the factors."""
+        static = self.shapes, self.paths
+        return self.tree_unflatten(static, (self.weight, tuple(kept), self.scale))
 
     def __matmul__(self, other: Num[Array, "..."]) -> Num[Array, "..."]:
         if self.ndim != 2:
@@ -223,11 +249,6 @@ def dot_general(
     """
     accumulator = leaf.accumulator
     dtype = dtype or jnp.result_type(x.dtype, leaf.dtype)
-    if isinstance(leaf.scale, Shift):
-        # In a loop, compilers would widen the factors to int32 once, before it, and
-        # then read four times the bytes at every turn: tie them to `x`, which changes.
-        x, factors = lax.optimization_barrier((x, leaf.factors))
-        leaf = leaf.replace(leaf.weight, factors)
     if jnp.issubdtype(leaf.dtype, jnp.floating) and not jnp.issubdtype(
         x.dtype, jnp.inexact
     ):
@@ -252,7 +273,10 @@ def _contract(
     used = {*w_contract, *w_batch}
     out += [n for j, n in enumerate(w_names) if j not in used]
 
-    factors = [_squeeze(f, w_names) for f in leaf.factors]
+    factors = [
+        (f, [n for n, size in zip((*w_names, "rank"), shape, strict=True) if size != 1])
+        for f, shape in zip(leaf.kept, leaf.shapes, strict=True)
+    ]
     contracted = {w_names[j] for j in w_contract}
     factors.sort(key=lambda f: -len(contracted & set(f[1])))
     value, names = x, x_names
@@ -270,13 +294,6 @@ def _contract(
     absent = [i for i, n in enumerate(out) if n not in names]
     value = jnp.expand_dims(value, absent)
     return leaf.scale.shifted(value) if isinstance(leaf.scale, Shift) else value
-
-
-def _squeeze(factor: Array, names: list[str]) -> tuple[Array, list[str]]:
-    """Drops a factor's dimensions of size 1, and names the others."""
-    names = [*names, "rank"]
-    kept = [i for i, size in enumerate(factor.shape) if size != 1]
-    return factor.reshape([factor.shape[i] for i in kept]), [names[i] for i in kept]
 
 
 def _product(

@@ -3,6 +3,7 @@
 (What merely calls a function, as `jit` and `checkpoint` do, needs no rule.)
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,6 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jax.sharding import PartitionSpec
-from jaxtyping import Array
 
 from eggroll import _jax
 from eggroll.interpreter import Interpreter, Rule, is_perturbed
@@ -29,8 +29,10 @@ def _scan(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[Any]:
     ]
 
     def step(state: list[Any], xs: list[Any]) -> tuple[list[Any], list[Any]]:
+        (state, xs), same = _tied((state, xs), [*consts, *fixed])
         xs = [x.one() if isinstance(x, _Layers) else x for x in xs]
-        outs = run.evaluate(body, [*consts, *_join(fixed, state), *xs])
+        carry = _join(same[n_consts:], state)
+        outs = run.evaluate(body, [*same[:n_consts], *carry, *xs])
         new = [run.written_out(x, "scan") for x in _varying(fixed, outs)]
         return new, [run.written_out(x, "scan") for x in outs[n_carry:]]
 
@@ -57,7 +59,8 @@ def _while(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[Any]:
         return run.finish(condition, [*cond_consts, *_join(fixed, state)])[0]
 
     def step(state: list[Any]) -> list[Any]:
-        outs = run.evaluate(body, [*body_consts, *_join(fixed, state)])
+        state, same = _tied(state, [*body_consts, *fixed])
+        outs = run.evaluate(body, [*same[:n_body], *_join(same[n_body:], state)])
         return [run.written_out(x, "while") for x in _varying(fixed, outs)]
 
     return _join(fixed, lax.while_loop(proceed, step, init))
@@ -70,6 +73,22 @@ def _cond(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[Any]:
         return lambda: run.finish(jaxpr, rest)
 
     return lax.switch(index, [branch(_jax.close(j)) for j in eqn.params["branches"]])
+
+
+def _tied(changing: Any, same: list[Any]) -> tuple[Any, list[Any]]:
+    """Ties factors that a loop leaves alone to what changes from turn to turn.
+
+    Compilers would widen them once, before the loop, and then read four times the
+    bytes at every turn; and keep a vector for each member where one of signs would do.
+    """
+    is_tied = [is_perturbed(x) and x.is_small for x in same]
+    kept = [x.kept for x, tied in zip(same, is_tied, strict=True) if tied]
+    changing, kept = lax.optimization_barrier((changing, kept))
+    copies = iter(kept)
+    return changing, [
+        x.with_kept(next(copies)) if tied else x
+        for x, tied in zip(same, is_tied, strict=True)
+    ]
 
 
 def _split_carry(
@@ -131,16 +150,16 @@ def _shard_map(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[Any
     """Shards factors as the weight is sharded, along the dimensions they vary along."""
     params, body = eqn.params, _jax.close(eqn.params["jaxpr"])
 
-    def of_factor(factor: Array, spec: Any) -> Any:
-        axes = zip(factor.shape, spec, strict=False)
-        return PartitionSpec(*(axis if size > 1 else None for size, axis in axes))
+    def of_factor(shape: tuple[int, ...], spec: Any) -> Any:
+        axes = itertools.zip_longest(shape, spec)
+        return PartitionSpec(*(axis for size, axis in axes if size != 1))
 
     def specs(x: Any, spec: Any) -> Any:
         if not is_perturbed(x):
             return spec
         scale = jax.tree.map(lambda _: PartitionSpec(), x.scale)
-        factors = tuple(of_factor(f, spec) for f in x.factors)
-        return Perturbed(spec, factors, scale, x.paths)
+        kept = tuple(of_factor(shape, spec) for shape in x.shapes)
+        return Perturbed.tree_unflatten((x.shapes, x.paths), (spec, kept, scale))
 
     inner = jax.shard_map(
         lambda *x: run.finish(body, x),

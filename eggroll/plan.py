@@ -220,7 +220,7 @@ def _record_uses(jaxpr: ClosedJaxpr, named: list[tuple[str, Any]]) -> dict[str, 
 
     def observe(event: str, leaf: Perturbed, primitive: str, dims: Any) -> None:
         varying = {
-            k for k, f in enumerate(leaf.factors) for d in dims if f.shape[d] != 1
+            k for k, shape in enumerate(leaf.shapes) for d in dims if shape[d] != 1
         }
         for path in leaf.paths:
             # what was joined may have one factor more than the leaf has dimensions
