@@ -5,9 +5,9 @@
 
 Each run is that of a config in `configs/rl`, with another algorithm, seed and budget of
 frames. Its figures are saved when it ends, in `benchmarks/results/control`, and it is
-not run again. What else the machine does falsifies the times, so before the runs the
-cost of a step is measured with the algorithms in turns, and it is their ratio that is
-told: once with each config's network, and once with the paper's, 3 layers of 256.
+not run again. What else the machine does falsifies the times, so the cost of a step is
+measured apart, with the algorithms in turns, and it is their ratio that is told: once
+with each config's network, and once with the paper's, 3 layers of 256.
 """
 
 import argparse
@@ -125,7 +125,9 @@ def measure_speeds(names: list[str]) -> None:
         if name not in known:
             known[name] = {
                 "config": speeds(name),
-                "paper": speeds(name, ("task.hidden", PAPER), repeats=3),
+                "paper": speeds(
+                    name, ("task.hidden", PAPER), ("task.max_steps", "50"), repeats=3
+                ),
             }
             path.write_text(json.dumps(known, indent=1) + "\n")
             print(f"{name}: {known[name]}", flush=True)
@@ -133,7 +135,6 @@ def measure_speeds(names: list[str]) -> None:
 
 def run(names: list[str]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
-    measure_speeds(names)
     for seed in range(max(SEEDS.values())):
         for name in names:
             for algorithm in ALGORITHMS if seed < SEEDS.get(name, 3) else ():
@@ -147,6 +148,7 @@ def run(names: list[str]) -> None:
                     f"{result['seconds']:.0f} s",
                     flush=True,
                 )
+    measure_speeds(names)
 
 
 def saved(name: str, algorithm: str) -> list[dict[str, Any]]:
