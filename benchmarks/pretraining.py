@@ -217,9 +217,10 @@ def run(corpus: str | None) -> None:
 
 
 def time_steps(repetitions: int = 10) -> None:
-    """Saves the median seconds of a step of each "python" case, taking turns."""
+    """Saves the median seconds of a step of each long run, taking turns."""
     calls, times = {}, {}
-    for case in python_cases():
+    for name, one in report.long_runs().items():
+        case = Case("python", name, 1, one["changes"])
         with tempfile.TemporaryDirectory() as folder:
             experiment = experiments.prepare(config_of(case, folder, None))
         task, algorithm = experiment.task, experiment.algorithm

@@ -27,6 +27,13 @@ def saved(corpus: str) -> dict[str, list[Result]]:
     return found
 
 
+def long_runs() -> dict[str, Result]:
+    """The runs on Python's library, without those that chose a rate."""
+    return {
+        name: one for name, (one, *_) in saved("python").items() if "rate" not in name
+    }
+
+
 def tables() -> None:
     side_by_side(saved("python"))
     variants(saved("shakespeare"))
@@ -34,7 +41,7 @@ def tables() -> None:
 
 def side_by_side(runs: dict[str, list[Result]]) -> None:
     """Bits a byte on Python's library against steps and seconds."""
-    long = {name: one for name, (one, *_) in runs.items() if "rate" not in name}
+    long = long_runs()
     if not long:
         return
     print(references(next(iter(long.values()))))
@@ -98,6 +105,8 @@ def within(name: str, one: Result, seconds: float) -> float | None:
 
 
 def cell(value: float | None) -> str:
+    if value is not None and value > 20:
+        return "diverged"
     return "-" if value is None else f"{value:.3f}"
 
 
@@ -112,8 +121,7 @@ def write(head: Sequence[Any], lines: Iterable[Sequence[Any]]) -> None:
 
 def figure() -> None:
     plot, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained", sharey=True)
-    python, shakespeare = saved("python"), saved("shakespeare")
-    long = {name: one for name, (one, *_) in python.items() if "rate" not in name}
+    long, shakespeare = long_runs(), saved("shakespeare")
     for index, (name, one) in enumerate(long.items()):
         curve = [point for point in one["curve"] if point["step"]]
         steps, bits = ([p[key] for p in curve] for key in ("step", "bits/byte"))
@@ -125,12 +133,14 @@ def figure() -> None:
         axes, ("steps", "seconds of training", "members"), strict=True
     ):
         axis.set_xlabel(title)
-    axes[1].set_xscale("log")
+    axes[1].set_xscale("log", base=2)
+    axes[1].xaxis.set_major_formatter("{x:g}")
     for mode in ("default", "paper"):
         sizes = [size for size in LADDER if f"{mode} {size}" in shakespeare]
         bits = [reached(shakespeare[f"{mode} {size}"]) for size in sizes]
         axes[2].plot(sizes, bits, marker="o", label=mode)
-    axes[2].set_xscale("log", base=2)
+    axes[2].set_xscale("log", base=8)
+    axes[2].set_xticks(LADDER, [f"{size:,}" for size in LADDER])
     axes[0].set_title("Python's library")
     axes[1].set_title("Python's library, 2 CPU cores")
     axes[2].set_title("tinyshakespeare, 100 steps")
@@ -151,5 +161,10 @@ def lines(axis: Axes, one: Result) -> None:
         value = one["reference"][name]
         axis.axhline(value, color="#9ca3af", linewidth=1, linestyle="--")
         axis.annotate(
-            name, (0, value), xycoords=("axes fraction", "data"), fontsize="x-small"
+            name,
+            (0.99, value),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize="x-small",
         )
