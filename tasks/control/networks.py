@@ -19,6 +19,7 @@ NETWORKS = {
     "mlp": "models.mlp:MLP",
     "gru": "models.recurrent:GRU",
     "conv": "models.conv:ConvNet",
+    "itemwise": "models.itemwise:Itemwise",
 }
 
 

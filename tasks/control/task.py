@@ -72,7 +72,7 @@ class Control(Task):
         episodes: episodes per member and step.
         seeds: who meets the same initial states and chances in one step: the two
             members of a `pair`, the whole `population`, or no two members at all.
-        network: `mlp`, `gru`, `conv`, or `package.module:Class`.
+        network: `mlp`, `gru`, `conv`, `itemwise`, or `package.module:Class`.
         hidden: width of each hidden layer.
         activation: a name from `models.activations.ACTIVATIONS`.
         shared: whether all agents of a team have the same parameters.
