@@ -46,14 +46,19 @@ def side_by_side(runs: dict[str, list[Result]]) -> None:
         return
     print(references(next(iter(long.values()))))
     head = ["model, algorithm", "rate", *(f"{step} steps" for step in STEPS)]
+    head += ["tokens a step", "s a step", "in 30 s", "in 60 s"]
     lines = []
     for name, one in long.items():
         at = {point["step"]: point["bits/byte"] for point in one["curve"]}
         rate = one["changes"].get("learning_rate", "-")
         figures = [cell(at.get(step)) for step in STEPS]
-        times = [cell(within(name, one, seconds)) for seconds in (30, 60)]
-        lines.append([name, rate, *figures, cell(seconds_a_step(name, one)), *times])
-    write([*head, "s a step", "in 30 s", "in 60 s"], sorted(lines, key=lambda x: x[-1]))
+        last = one["curve"][-1]
+        costs = [f"{last['tokens'] / last['step']:,.0f}"]
+        costs += [cell(seconds_a_step(name, one))]
+        costs += [cell(within(name, one, seconds)) for seconds in (30, 60)]
+        lines.append([name, rate, *figures, *costs])
+    by_bits = sorted(lines, key=lambda line: line[2 + STEPS.index(200)])
+    write(head, by_bits)
     tried = {name: one for name, (one, *_) in runs.items() if "rate" in name}
     print("Rates tried, with bits a byte after a short run: ", end="")
     print("; ".join(f"{name}: {cell(one['bits/byte'])}" for name, one in tried.items()))
