@@ -389,3 +389,21 @@ def test_a_perturbed_argument_may_be_anywhere_among_the_arguments():
 def test_a_function_of_plain_arrays_is_left_as_it_is():
     out = eggroll.perturbed(lambda x, name: x @ W)(X, "a word")
     np.testing.assert_array_equal(out, X @ W)
+
+
+@pytest.mark.parametrize("loop", ["scan", "while"])
+def test_a_loop_reads_factors_in_eight_bits(loop):
+    """Else every turn reads four times the bytes: compilers widen before the loop."""
+    size, members = 16, 64
+
+    def apply(w, x):
+        step = lambda x: jnp.tanh(x @ w)
+        if loop == "scan":
+            return lax.scan(lambda x, _: (step(x), None), x, length=3)[0]
+        return lax.while_loop(lambda x: jnp.sum(x) > 0, step, x)
+
+    es = eggroll.EvolutionStrategy(population=members, sigma=0.1)
+    ask = jax.jit(lambda *args: es.ask(apply)(*args)[0])
+    text = ask.lower(normal(size, size), jax.random.key(0), normal(size)).compile()
+    loops = [line for line in text.as_text().splitlines() if " while(" in line]
+    assert any(line.count(f"s8[{members},{size}]") == 2 for line in loops)
