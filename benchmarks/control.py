@@ -55,21 +55,23 @@ def load(name: str, algorithm: str, *changes: tuple[str, str]) -> Config:
     return settings.load(path, changes, name=name)
 
 
-def train(name: str, algorithm: str, seed: int) -> dict[str, Any]:
+def train(
+    name: str, algorithm: str, seed: int, frames: float, *changes: tuple[str, str]
+) -> dict[str, Any]:
     """One run; returns its curve and where it ended."""
-    frames = FRAMES[name]
-    changes = [
+    changes = (
         ("seed", str(seed)),
         ("budget.generations", "null"),
         ("budget.seconds", "null"),
         ("budget.target", "null"),
         ("budget.samples", str(frames)),
         ("checkpoint_every", "1000000"),
-    ]
+        *changes,
+    )
     if algorithm == "ppo":
         ppo = load(name, "ppo").task.options["ppo"]
         updates = frames / (ppo.workers * ppo.steps)
-        changes.append(("evaluate_every", str(math.ceil(updates / VALIDATIONS))))
+        changes += (("evaluate_every", str(math.ceil(updates / VALIDATIONS))),)
     with tempfile.TemporaryDirectory() as folder:
         config = load(name, algorithm, ("output", folder), *changes)
         run = runs.create(config)
@@ -141,7 +143,7 @@ def run(names: list[str]) -> None:
                 path = file_of(name, algorithm, seed)
                 if path.exists():
                     continue
-                result = train(name, algorithm, seed)
+                result = train(name, algorithm, seed, FRAMES[name])
                 path.write_text(json.dumps(result) + "\n")
                 print(
                     f"{name} {algorithm} seed {seed}: {result['return']:.1f} in "
