@@ -177,9 +177,25 @@ def table() -> None:
             mean, error = mean_and_error([one["return"] for one in results])
             seconds, _ = mean_and_error([one["seconds"] for one in results])
             cells.append(
-                f"{mean:.1f} ± {error:.1f} ({len(results)} seeds, {seconds:.0f} s)"
+                f"{mean:.4g} ± {error:.2g} ({len(results)} seeds, {seconds:.0f} s)"
             )
         print(f"| {name} | {frames:.0e} | " + " | ".join(cells) + " |")
+
+
+def speed_table() -> None:
+    path = RESULTS / "speed.json"
+    if not path.exists():
+        return
+    print("\n| environment | EGGROLL, frames/s | over OpenES | over PPO |", end="")
+    print(" 3x256: EGGROLL, frames/s | over OpenES | over PPO |")
+    print("|---|---|---|---|---|---|---|")
+    for name, rates in json.loads(path.read_text()).items():
+        cells = [name]
+        for found in rates.values():
+            own = found["eggroll"]
+            cells.append(f"{own:,.0f}")
+            cells += [f"{own / found[other]:.2g}" for other in ("openes", "ppo")]
+        print("| " + " | ".join(cells) + " |")
 
 
 def figure() -> None:
@@ -217,6 +233,7 @@ def main() -> None:
     if arguments.command == "run":
         run(arguments.only)
     table()
+    speed_table()
     figure()
 
 
