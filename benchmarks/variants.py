@@ -11,39 +11,34 @@ perturbation has the same variance in all of them; full rank is there to compare
 import itertools
 import json
 import statistics
-from pathlib import Path
 from typing import Any
 
 from benchmarks.control import ROOT, mean_and_error, train
 
 
-RESULTS = ROOT / "benchmarks" / "results" / "variants"
+RESULTS = ROOT / "benchmarks" / "results" / "variants.json"
+Results = dict[str, dict[str, Any]]  # by environment, noise, rank and seed
 FRAMES = {"cartpole": 2e5, "acrobot": 3e6, "pendulum": 4e6}
 RANKS = (1, 2, 4, None)
 NOISES = ("rademacher", "gaussian")
 SEEDS = 5
 
 
-def file_of(name: str, noise: str, rank: int | None, seed: int) -> Path:
-    return RESULTS / f"{name}.{noise}.{rank or 'full'}.{seed}.json"
-
-
-def run(name: str, noise: str, rank: int | None, seed: int) -> None:
-    path = file_of(name, noise, rank, seed)
-    if path.exists():
-        return
-    algorithm = "eggroll" if rank else "openes"
+def run(name: str, noise: str, rank: int | None, seed: int) -> dict[str, Any]:
     changes = [("noise", noise), ("evaluate_every", "1" if name == "cartpole" else "2")]
     if rank:
         changes.append(("rank", str(rank)))
-    result = train(name, algorithm, seed, FRAMES[name], *changes)
-    path.write_text(json.dumps(result) + "\n")
-    print(f"{name} {noise} {rank} {seed}: {result['return']:.1f}", flush=True)
+    algorithm = "eggroll" if rank else "openes"
+    return train(name, algorithm, seed, FRAMES[name], *changes)
 
 
-def saved(name: str, noise: str, rank: int | None) -> list[dict[str, Any]]:
-    found = sorted(RESULTS.glob(f"{name}.{noise}.{rank or 'full'}.*.json"))
-    return [json.loads(path.read_text()) for path in found]
+def read() -> Results:
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def write(results: Results) -> None:
+    lines = (f"{json.dumps(name)}: {json.dumps(x)}" for name, x in results.items())
+    RESULTS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def soon(result: dict[str, Any]) -> float:
@@ -51,24 +46,31 @@ def soon(result: dict[str, Any]) -> float:
     return statistics.fmean(point["return"] for point in result["curve"][1:])
 
 
-def table() -> None:
+def table(results: Results) -> None:
     print("| environment | noise | rank | at the end | mean over the run | seeds |")
     print("|---|---|---|---|---|---|")
     for name, noise, rank in itertools.product(FRAMES, NOISES, RANKS):
-        if results := saved(name, noise, rank):
-            end, error = mean_and_error([one["return"] for one in results])
-            mean, spread = mean_and_error([soon(one) for one in results])
+        case = f"{name}.{noise}.{rank or 'full'}."
+        if found := [x for key, x in results.items() if key.startswith(case)]:
+            end, error = mean_and_error([one["return"] for one in found])
+            mean, spread = mean_and_error([soon(one) for one in found])
             print(
                 f"| {name} | {noise} | {rank or 'full'} | {end:.1f} ± {error:.1f} | "
-                f"{mean:.1f} ± {spread:.1f} | {len(results)} |"
+                f"{mean:.1f} ± {spread:.1f} | {len(found)} |"
             )
 
 
 def main() -> None:
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    for case in itertools.product(FRAMES, NOISES, RANKS, range(SEEDS)):
-        run(*case)
-    table()
+    results = read()
+    for name, noise, rank, seed in itertools.product(
+        FRAMES, NOISES, RANKS, range(SEEDS)
+    ):
+        key = f"{name}.{noise}.{rank or 'full'}.{seed}"
+        if key not in results:
+            results[key] = run(name, noise, rank, seed)
+            write(results)
+            print(f"{key}: {results[key]['return']:.1f}", flush=True)
+    table(results)
 
 
 if __name__ == "__main__":
