@@ -164,6 +164,12 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5
 
 
+def in_words(values: list[float]) -> str:
+    mean, error = mean_and_error(values)
+    wide = error >= 100
+    return f"{mean:.0f} ± {error:.0f}" if wide else f"{mean:.4g} ± {error:.2g}"
+
+
 def table() -> None:
     print("| environment | frames | " + " | ".join(ALGORITHMS) + " |")
     print("|---" * (2 + len(ALGORITHMS)) + "|")
@@ -174,11 +180,9 @@ def table() -> None:
             if not results:
                 cells.append("-")
                 continue
-            mean, error = mean_and_error([one["return"] for one in results])
+            returns = in_words([one["return"] for one in results])
             seconds, _ = mean_and_error([one["seconds"] for one in results])
-            cells.append(
-                f"{mean:.4g} ± {error:.2g} ({len(results)} seeds, {seconds:.0f} s)"
-            )
+            cells.append(f"{returns} ({len(results)} seeds, {seconds:.0f} s)")
         print(f"| {name} | {frames:.0e} | " + " | ".join(cells) + " |")
 
 
@@ -202,12 +206,18 @@ def figure() -> None:
     names = [name for name in FRAMES if any(saved(name, one) for one in ALGORITHMS)]
     if not names:
         return
+    across = 4
+    blocks = -(-len(names) // across)
     plot, axes = plt.subplots(
-        2, len(names), figsize=(3 * len(names), 5), squeeze=False, layout="constrained"
+        2 * blocks,
+        across,
+        figsize=(12, 5 * blocks),
+        squeeze=False,
+        layout="constrained",
     )
-    for column, name in enumerate(names):
-        for row, unit in enumerate(("frames", "seconds")):
-            axis = axes[row, column]
+    for place, name in enumerate(names):
+        for below, unit in enumerate(("frames", "seconds")):
+            axis = axes[2 * (place // across) + below, place % across]
             for index, algorithm in enumerate(ALGORITHMS):
                 for number, result in enumerate(saved(name, algorithm)):
                     axis.plot(
@@ -218,7 +228,7 @@ def figure() -> None:
                         label=None if number else algorithm,
                     )
             axis.set_xlabel(unit)
-            axis.set_title(name if row == 0 else "")
+            axis.set_title("" if below else name)
     axes[0, 0].legend()
     axes[0, 0].set_ylabel("return")
     plot.savefig(RESULTS / "curves.png", dpi=120)
