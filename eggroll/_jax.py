@@ -69,6 +69,12 @@ def scan_parts(eqn: JaxprEqn) -> Scan:
     return Scan(close(eqn.params["jaxpr"]), *sizes)
 
 
+def manual_axes(eqn: JaxprEqn) -> Any:
+    """The axes of the mesh that a `shard_map` equation takes over."""
+    params = eqn.params
+    return params.get("newly_manual_axes", params.get("manual_axes"))
+
+
 def is_literal(atom: Any) -> bool:
     """Whether an operand of an equation is a constant written into the jaxpr."""
     return isinstance(atom, Literal)
