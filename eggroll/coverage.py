@@ -34,8 +34,8 @@ class LeafCoverage:
 
     @property
     def is_written_out(self) -> bool:
-        """Whether a low-rank leaf has to be written out."""
-        return bool(self.layout.cols and self.materialised)
+        """Whether a matrix has to be written out."""
+        return bool(self.layout.lost or (self.layout.cols and self.materialised))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Coverage:
 
     @property
     def written_out(self) -> tuple[str, ...]:
-        """The paths of low-rank leaves that have to be written out for every member."""
+        """The paths of matrices that have to be written out for every member."""
         return tuple(x.layout.path for x in self.leaves if x.is_written_out)
 
     def __getitem__(self, path: str) -> LeafCoverage:
@@ -135,7 +135,7 @@ def _row(leaf: LeafCoverage) -> tuple[str, ...]:
         " × ".join(map(str, layout.shape)) or "scalar",
         describe(layout),
         ", ".join(leaf.operations) or "-",
-        ", ".join(leaf.materialised) if leaf.is_written_out else "-",
+        (layout.lost or ", ".join(leaf.materialised)) if leaf.is_written_out else "-",
     )
 
 

@@ -17,9 +17,9 @@ from eggroll.lowrank import Perturbed
 
 # Called as `observe(event, leaf, primitive, dims)` whenever a perturbed array is used.
 # Events: "batch" (dims are taken apart: by a loop over layers, or as batch dimensions),
-# "contract" (dims are summed over, or looked up), "index" and "part" (one position
-# along dims is taken: one found at run time, or a fixed one), "materialise" (what is
-# low-rank has to be written out).
+# "contract" (dims are summed over), "index" and "part" (single positions along dims are
+# taken: found at run time, or a fixed one), "materialise" (what is low-rank has to be
+# written out).
 Observer = Callable[[str, Perturbed, str, Sequence[int]], None]
 
 # `rule(eqn, operands, run)` returns the result, perturbed or not (a list if the
@@ -70,7 +70,7 @@ class Interpreter:
         """Returns `x`, written out if it is a perturbed array."""
         if not is_perturbed(x):
             return x
-        if not x.is_thin:
+        if not (x.is_thin or x.looked_up):
             self.observe("materialise", x, primitive, range(x.ndim))
         return x.materialise()
 

@@ -79,8 +79,9 @@ class Perturbed:
             they are converted where they are used.
         shapes: the factors' shapes, which broadcast to `(*dims, rank)`.
         scale: a scalar, or a `Shift` for integer weights.
-        paths: the names of the leaves this came from, for reports; none for what has
-            been looked up in a leaf and is an activation now.
+        paths: the names of the leaves this came from, for reports.
+        looked_up: whether these are rows looked up in a table by an array of positions:
+            an activation, which costs nothing to write out.
     """
 
     __array_ufunc__ = None  # so that NumPy arrays, too, leave `x @ self` to us
@@ -91,12 +92,14 @@ class Perturbed:
         factors: Sequence[Shaped[Array, "..."]],
         scale: Float[Array, ""] | float | Shift = 1.0,
         paths: tuple[str, ...] = (),
+        looked_up: bool = False,
     ):
         self.weight = weight
         self.shapes: tuple[tuple[int, ...], ...] = tuple(f.shape for f in factors)
         self.kept = tuple(f.reshape([n for n in f.shape if n != 1]) for f in factors)
         self.scale = scale
         self.paths = paths
+        self.looked_up = looked_up
 
     @classmethod
     def matrix(
@@ -112,14 +115,19 @@ class Perturbed:
     def tree_flatten_with_keys(self) -> tuple[tuple, tuple]:
         keys = (jax.tree_util.GetAttrKey(k) for k in ("weight", "kept", "scale"))
         children = zip(keys, (self.weight, self.kept, self.scale), strict=True)
-        return tuple(children), (self.shapes, self.paths)
+        return tuple(children), self.static
 
     @classmethod
-    def tree_unflatten(cls, static: tuple[Any, Any], children: Any) -> Self:
+    def tree_unflatten(cls, static: tuple[Any, ...], children: Any) -> Self:
         made = object.__new__(cls)  # the children may be anything, not arrays alone
         made.weight, made.kept, made.scale = children
-        made.shapes, made.paths = static[0], static[1]
+        made.shapes, made.paths, made.looked_up = static
         return made
+
+    @property
+    def static(self) -> tuple[Any, ...]:
+        """What is no array: the static part of the pytree."""
+        return self.shapes, self.paths, self.looked_up
 
     @property
     def factors(self) -> tuple[Shaped[Array, "..."], ...]:
@@ -186,12 +194,11 @@ class Perturbed:
 
     def replace(self, weight: Array, factors: Sequence[Array]) -> Self:
         """Returns the same perturbation of another view of the weight."""
-        return type(self)(weight, factors, self.scale, self.paths)
+        return type(self)(weight, factors, self.scale, self.paths, self.looked_up)
 
     def with_kept(self, kept: Sequence[Array]) -> Self:
         """Returns the same perturbation with other copies of the factors."""
-        static = self.shapes, self.paths
-        return self.tree_unflatten(static, (self.weight, tuple(kept), self.scale))
+        return self.tree_unflatten(self.static, (self.weight, tuple(kept), self.scale))
 
     def __matmul__(self, other: Num[Array, "..."]) -> Num[Array, "..."]:
         if self.ndim != 2:

@@ -117,22 +117,22 @@ def _join(fixed: list[Any], state: Sequence[Any]) -> list[Any]:
 class _Layers:
     """A perturbed stack for a scan to take apart: the scale is shared, not scanned."""
 
-    def __init__(self, arrays: Any, scale: Any, paths: tuple[str, ...]):
-        self.arrays, self.scale, self.paths = arrays, scale, paths
+    def __init__(self, arrays: Any, scale: Any, static: tuple[Any, ...]):
+        self.arrays, self.scale, self.static = arrays, scale, static
 
     @classmethod
     def of(cls, leaf: Perturbed, run: Interpreter) -> "_Layers":
         run.observe("batch", leaf, "scan", (0,))
         length = leaf.shape[0]
         factors = [jnp.broadcast_to(f, (length, *f.shape[1:])) for f in leaf.factors]
-        return cls((leaf.weight, factors), _Closed(leaf.scale), leaf.paths)
+        return cls((leaf.weight, factors), _Closed(leaf.scale), leaf.static[1:])
 
     def one(self) -> Perturbed:
         weight, factors = self.arrays
-        return Perturbed(weight, factors, self.scale.value, self.paths)
+        return Perturbed(weight, factors, self.scale.value, *self.static)
 
     def tree_flatten(self) -> tuple[tuple, tuple]:
-        return (self.arrays,), (self.scale, self.paths)
+        return (self.arrays,), (self.scale, self.static)
 
     @classmethod
     def tree_unflatten(cls, static: tuple, children: tuple) -> "_Layers":
@@ -159,14 +159,14 @@ def _shard_map(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[Any
             return spec
         scale = jax.tree.map(lambda _: PartitionSpec(), x.scale)
         kept = tuple(of_factor(shape, spec) for shape in x.shapes)
-        return Perturbed.tree_unflatten((x.shapes, x.paths), (spec, kept, scale))
+        return Perturbed.tree_unflatten(x.static, (spec, kept, scale))
 
     inner = jax.shard_map(
         lambda *x: run.finish(body, x),
         mesh=params["mesh"],
         in_specs=tuple(map(specs, operands, params["in_specs"])),
         out_specs=list(params["out_specs"]),
-        axis_names=params["newly_manual_axes"],
+        axis_names=_jax.manual_axes(eqn),
         check_vma=params["check_vma"],
     )
     return inner(*operands)

@@ -20,8 +20,8 @@ def _dot_general(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     (contract, batch), params = eqn.params["dimension_numbers"], eqn.params
     if all(is_perturbed(x) for x in operands):
         # A row that was looked up meets a matrix: write out the row.
-        by_size = lambda i: (bool(operands[i].paths), operands[i].weight.size)
-        other = min((0, 1), key=by_size)
+        cost = lambda x: (not x.is_thin, not x.looked_up, x.weight.size)
+        other = min((0, 1), key=lambda i: cost(operands[i]))
         operands[other] = run.written_out(operands[other], "dot_general")
     side = 1 if is_perturbed(operands[1]) else 0
     leaf, x = operands[side], operands[1 - side]
@@ -81,14 +81,13 @@ def _gather(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     if not is_perturbed(leaf) or is_perturbed(indices):
         return None
     numbers = eqn.params["dimension_numbers"]
-    is_single = indices.ndim == 1
     run.observe("batch", leaf, "gather", numbers.operand_batching_dims)
-    event = "index" if is_single else "contract"
-    run.observe(event, leaf, "gather", numbers.start_index_map)
-    out = structure.gather(leaf, indices, eqn.params)
-    if not is_single:
-        out.paths = ()  # rows that were looked up are activations
-    return out
+    sizes = [
+        n if d in numbers.start_index_map else leaf.shape[d]
+        for d, n in enumerate(eqn.params["slice_sizes"])
+    ]
+    _observe_position("index", leaf, "gather", sizes, run)
+    return structure.gather(leaf, indices, eqn.params)
 
 
 def _dynamic_slice(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
@@ -170,8 +169,10 @@ def _reshape(eqn: JaxprEqn, operands: list[Any]) -> Perturbed:
     return structure.reshape(leaf, eqn.params["new_sizes"])
 
 
-def _split(eqn: JaxprEqn, operands: list[Any]) -> list[Perturbed]:
+def _split(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[Perturbed]:
     leaf, axis, start, parts = operands[0], eqn.params["axis"], 0, []
+    if 1 in eqn.params["sizes"] and leaf.shape[axis] > 1:
+        run.observe("part", leaf, "split", (axis,))
     for size in eqn.params["sizes"]:
         low = [start if d == axis else 0 for d in range(leaf.ndim)]
         high = [start + size if d == axis else n for d, n in enumerate(leaf.shape)]
@@ -232,7 +233,7 @@ RULES: dict[str, Rule] = {
     ),
     "slice": _slice,
     "dynamic_slice": _dynamic_slice,
-    "split": _view(_split),
+    "split": _split,
     "copy": _view(lambda e, x: x[0]),
     "copy_p": _view(lambda e, x: x[0]),
     "stop_gradient": _view(lambda e, x: x[0]),

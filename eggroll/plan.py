@@ -1,15 +1,17 @@
 """Decides how each leaf of a model is perturbed, by looking at how the model uses it.
 
-A leaf that is contracted (a matmul, a convolution, an embedding's lookup) is a matrix:
-the contracted dimensions are its rows, the rest its columns, and dimensions that a loop
-or a batched product takes apart are a batch of independent matrices. A leaf that is
-only added or multiplied elementwise gets full-rank noise. Rules by path override.
+A leaf that is contracted (a matmul, a convolution) is a matrix: the contracted
+dimensions are its rows, the rest its columns. Dimensions that are taken apart (by a
+loop over layers, a batched product, a lookup of experts) are a batch of matrices, each
+with noise of its own; but where single positions are vectors, as an embedding's are,
+the leaf is one matrix with a row for each. A leaf that is only added or multiplied
+elementwise gets full-rank noise. Rules by path override.
 """
 
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -72,6 +74,7 @@ class Layout:
         batch: dimensions along which everything is independent.
         rows: dimensions of the left factor.
         cols: dimensions of the right factor. Empty for full rank.
+        lost: the operation at which a matrix lost its low rank, if one did.
     """
 
     path: str
@@ -81,6 +84,7 @@ class Layout:
     batch: tuple[int, ...] = ()
     rows: tuple[int, ...] = ()
     cols: tuple[int, ...] = ()
+    lost: str = ""
 
     @property
     def is_frozen(self) -> bool:
@@ -138,7 +142,7 @@ def make_plan(
     _check_rules(rules, [path for path, _ in named])
     uses = _record_uses(jaxpr, named)
     plan = tuple(
-        _layout(path, leaf, _match(path, rules, default), uses.get(path), rules)
+        _layout(path, leaf, _match(path, rules, default), uses[path], rules)
         if is_array(leaf)
         else None
         for path, leaf in named
@@ -151,6 +155,23 @@ def make_plan(
             f"and the rules"
         )
     return plan
+
+
+def refuse_lost(plan: Sequence[Layout | None]) -> None:
+    """Refuses a plan by which a matrix has lost its low rank.
+
+    Raises:
+        ValueError: naming the leaf and the operation.
+    """
+    for layout in plan:
+        if layout is not None and layout.lost:
+            raise ValueError(
+                f"strict: `{layout.lost}` takes slices out of a dimension of the leaf "
+                f"{layout.path} of shape {layout.shape} that is stack and matrix in "
+                f"one, so it needs full-rank noise; keep the stack as a dimension of "
+                f"its own, give the leaf a rule (full_rank() or frozen), or allow it "
+                f"with strict=False"
+            )
 
 
 def named_leaves(params: Any) -> list[tuple[str, Any]]:
@@ -188,25 +209,55 @@ def _check_rules(rules: Sequence[tuple[str, Rule]], paths: list[str]) -> None:
 
 @dataclasses.dataclass
 class _Uses:
+    """What becomes of the dimensions of one leaf."""
+
+    ndim: int
     batch: set[int] = dataclasses.field(default_factory=set)
-    contracted: list[frozenset[int]] = dataclasses.field(default_factory=list)
+    contracted: list[set[int]] = dataclasses.field(default_factory=list)
     indexed: set[int] = dataclasses.field(default_factory=set)
     parts: set[int] = dataclasses.field(default_factory=set)
+    split: dict[int, str] = dataclasses.field(default_factory=dict)
+
+    def record(self, event: str, probe: Perturbed, primitive: str, dims: Any) -> None:
+        """Notes a use of the leaf's probe; factor k says where its dimension k is."""
+        # (What was joined may have one factor more than the leaf has dimensions.)
+        shapes = probe.shapes[: self.ndim]
+        varies = [{d for d, n in enumerate(shape) if n != 1} for shape in shapes]
+        touched = {k for k, along in enumerate(varies) if along & {*dims}}
+        part = {k for k in touched if varies[k] - {*dims}}
+        if probe.looked_up:
+            # The positions looked up are no dimension of the leaf any more, and what
+            # an activation's other dimensions are split into does not concern it.
+            touched -= self.indexed | (part if event == "batch" else set())
+        if event == "contract" and touched:
+            self.contracted.append(touched)
+        elif event == "batch":
+            self.batch |= touched
+        elif event == "part" and not probe.looked_up:
+            self.parts |= touched
+        elif event == "index" and not probe.looked_up:
+            self.indexed |= touched
+            self.split |= dict.fromkeys(part, primitive)
 
     def sides(self, shape: Sequence[int]) -> tuple[set[int], set[int]]:
         """Returns the dimensions that are a batch, and those of the left factor.
 
-        One position at a time is how a loop takes the layers of a stack: they are a
-        batch, if a matrix is left without them. It is also how an embedding looks up a
-        single token, and then they are rows.
+        Single positions are how a loop takes the layers of a stack, and a token its
+        experts: they are a batch, if a matrix is left without them. They are also how
+        an embedding looks up its tokens, and then they are rows.
         """
         contracted = [c - self.batch for c in self.contracted if c - self.batch]
-        single = (self.indexed | self.parts) - self.batch - {*()}.union(*contracted)
-        if not contracted:
-            return self.batch, self.indexed - self.batch
-        left = {*range(len(shape))} - self.batch - single - contracted[0]
-        is_matrix = math.prod(shape[d] for d in left) > 1
-        return self.batch | (single if is_matrix else set()), {*contracted[0]}
+        stack = (self.indexed | self.parts) - self.batch - {*()}.union(*contracted)
+        table = self.indexed - self.batch
+        rest = [d for d in range(len(shape)) if d not in self.batch | stack]
+        rows = contracted[0] if contracted else {*rest[:-1]} if table else set()
+        if min(_size(shape, rows), _size(shape, {*rest} - rows)) > 1:
+            return self.batch | stack, rows
+        return self.batch, table or rows
+
+    def lost_at(self, rows: set[int]) -> str:
+        """The operation that takes apart what another contracts as a whole, if any."""
+        return next((name for d, name in self.split.items() if d in rows), "")
 
 
 def _record_uses(jaxpr: ClosedJaxpr, named: list[tuple[str, Any]]) -> dict[str, _Uses]:
@@ -215,25 +266,11 @@ def _record_uses(jaxpr: ClosedJaxpr, named: list[tuple[str, Any]]) -> dict[str, 
     A probe is a perturbed array with one factor a dimension of the leaf: wherever an
     operation takes it, the factors that vary along a dimension say where it comes from.
     """
-    uses: dict[str, _Uses] = {}
-    shapes = {path: x.shape for path, x in named if is_array(x)}
+    uses = {path: _Uses(x.ndim) for path, x in named if is_array(x)}
 
     def observe(event: str, leaf: Perturbed, primitive: str, dims: Any) -> None:
-        varying = {
-            k for k, shape in enumerate(leaf.shapes) for d in dims if shape[d] != 1
-        }
         for path in leaf.paths:
-            # what was joined may have one factor more than the leaf has dimensions
-            origin = {k for k in varying if k < len(shapes[path])}
-            seen = uses.setdefault(path, _Uses())
-            if event == "batch":
-                seen.batch |= origin
-            elif event == "contract" and origin:
-                seen.contracted.append(frozenset(origin))
-            elif event == "index":
-                seen.indexed |= origin
-            elif event == "part":
-                seen.parts |= origin
+            uses[path].record(event, leaf, primitive, dims)
 
     def probe(path: str, leaf: Any) -> Any:
         if not _is_floating(leaf) or not leaf.ndim or not math.prod(leaf.shape):
@@ -265,7 +302,7 @@ def _layout(
     path: str,
     leaf: Any,
     rule: Rule,
-    uses: _Uses | None,
+    uses: _Uses,
     rules: Sequence[tuple[str, Rule]],
 ) -> Layout:
     named = (path, tuple(leaf.shape), str(jax.dtypes.canonicalize_dtype(leaf.dtype)))
@@ -274,16 +311,18 @@ def _layout(
     if rule.rank is None or rule.rank == 0:
         return Layout(*named, rule)
     forced = any(match_path(path, p) for p, _ in rules)
-    batch, rows = (uses or _Uses()).sides(leaf.shape)
+    batch, rows = uses.sides(leaf.shape)
+    if lost := uses.lost_at(rows):  # its slices have to be independent
+        return Layout(*named, dataclasses.replace(rule, rank=None), lost=lost)
     inner = [d for d in range(leaf.ndim) if d not in batch]
     if not rows and forced:
         rows = {*inner[:-1]}
     rows = tuple(d for d in inner if d in rows)
     cols = tuple(d for d in inner if d not in rows)
-    if min(_size(leaf, rows), _size(leaf, cols)) == 1:
+    if min(_size(leaf.shape, rows), _size(leaf.shape, cols)) == 1:
         return Layout(*named, dataclasses.replace(rule, rank=None))
     return Layout(*named, rule, tuple(sorted(batch)), rows, cols)
 
 
-def _size(leaf: Any, dims: Sequence[int]) -> int:
-    return math.prod(leaf.shape[d] for d in dims)
+def _size(shape: Sequence[int], dims: Iterable[int]) -> int:
+    return math.prod(shape[d] for d in dims)

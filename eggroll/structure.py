@@ -130,16 +130,20 @@ def dynamic_slice(
 def gather(
     leaf: Perturbed, indices: Int[Array, "*batch depth"], params: dict[str, Any]
 ) -> Perturbed:
-    """Takes slices at run-time positions: the rows of an embedding.
+    """Takes slices at run-time positions: rows of an embedding, layers of a stack.
 
     A factor that does not vary along the indexed dimensions is not gathered at all: its
-    one slice serves every index. Where an index is out of bounds, and the result is a
-    value of the caller's choice, one factor is zero.
+    one slice serves every index. Where all do, the slices are matrices with noise of
+    their own; else what many positions take are rows of one. Where an index is out of
+    bounds, and the result is a value of the caller's choice, one factor is zero.
     """
     numbers: lax.GatherDimensionNumbers = params["dimension_numbers"]
-    indexed = {*numbers.start_index_map, *numbers.operand_batching_dims}
+    sizes = zip(params["slice_sizes"], leaf.shape, strict=True)
+    indexed = {d for d, (size, full) in enumerate(sizes) if size < full}
     vary = [any(f.shape[d] != 1 for d in indexed) for f in leaf.factors]
     vary[0] |= not any(vary)
+    looked_up = indexed - {*numbers.operand_batching_dims}
+    is_table = any(f.shape[d] == 1 for d in looked_up for f in leaf.factors)
 
     def take(factor: Array, varies: bool) -> Array:
         anywhere = jnp.zeros((1,) * (indices.ndim - 1) + indices.shape[-1:], int)
@@ -157,7 +161,8 @@ def gather(
 
     weight = lax.gather(leaf.weight, indices, **params)
     factors = [take(f, v) for f, v in zip(leaf.factors, vary, strict=True)]
-    return leaf.replace(weight, factors)
+    rows = leaf.looked_up or (is_table and indices.ndim > 1)
+    return Perturbed(weight, factors, leaf.scale, leaf.paths, looked_up=rows)
 
 
 def rev(leaf: Perturbed, dimensions: Sequence[int]) -> Perturbed:
@@ -174,7 +179,8 @@ def convert(leaf: Perturbed, dtype: Any) -> Perturbed:
 def scaled(leaf: Perturbed, operation: Callable, number: Array) -> Perturbed:
     """Multiplies or divides by a number: weight and scale undergo the same."""
     scale = operation(leaf.scale, number.astype(leaf.accumulator))
-    return Perturbed(operation(leaf.weight, number), leaf.factors, scale, leaf.paths)
+    weight = operation(leaf.weight, number)
+    return Perturbed(weight, leaf.factors, scale, leaf.paths, leaf.looked_up)
 
 
 def concatenate(leaves: Sequence[Perturbed], axis: int) -> Perturbed | None:
@@ -201,7 +207,8 @@ def concatenate(leaves: Sequence[Perturbed], axis: int) -> Perturbed | None:
         wide = [jnp.broadcast_to(f, (*dims, f.shape[-1])) for f in same]
         factors.append(jnp.concatenate(wide, -1))
     paths = tuple(path for x in leaves for path in x.paths)
-    return Perturbed(weight, factors, jnp.float32(1.0), paths)
+    looked_up = all(x.looked_up for x in leaves)
+    return Perturbed(weight, factors, jnp.float32(1.0), paths, looked_up)
 
 
 def stack(leaves: Sequence[Perturbed], axis: int) -> Perturbed | None:

@@ -71,7 +71,7 @@ def ignore(event: str, leaf: Perturbed, primitive: str, dims: Sequence[int]) -> 
 
 def refuse(event: str, leaf: Perturbed, primitive: str, dims: Sequence[int]) -> None:
     """The observer that makes writing out a low-rank array an error."""
-    if event == "materialise" and leaf.paths:
+    if event == "materialise":
         raise ValueError(
             f"strict: `{primitive}` needs the low-rank leaf {', '.join(leaf.paths)} "
             f"of shape {leaf.shape} written out for every member; give it a rule "

@@ -56,7 +56,7 @@ USES = {
         lambda w, x: w @ w[x.astype(int)],
         (9, 4),
         (),
-        ((), (1,), (0,)),
+        ((), (0,), (1,)),
     ),
     "layers in a scan": (SCAN, (5, 4, 4), (4,), ((0,), (1,), (2,))),
     "layers by number, in a loop": (LOOP, (5, 4, 4), (4,), ((0,), (1,), (2,))),
