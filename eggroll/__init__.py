@@ -10,6 +10,7 @@ from eggroll import shaping as shaping
 from eggroll.check import check_task as check_task
 from eggroll.coverage import Coverage as Coverage, coverage as coverage
 from eggroll.errors import UserError as UserError
+from eggroll.generation import Generation as Generation
 from eggroll.integer import IntegerStrategy as IntegerStrategy
 from eggroll.lowrank import Perturbed as Perturbed, Shift as Shift
 from eggroll.plan import (
@@ -20,9 +21,6 @@ from eggroll.plan import (
 )
 from eggroll.precision import with_master_weights as with_master_weights
 from eggroll.sharding import population_mesh as population_mesh
-from eggroll.strategy import (
-    EvolutionStrategy as EvolutionStrategy,
-    Generation as Generation,
-)
+from eggroll.strategy import EvolutionStrategy as EvolutionStrategy
 from eggroll.task import Task as Task
 from eggroll.transform import perturbed as perturbed

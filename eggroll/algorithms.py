@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Num, PyTree
 
-from eggroll import build, diagnostics, shaping
+from eggroll import build, diagnostics, shaping, update
 from eggroll.config import Config
 from eggroll.errors import UserError
+from eggroll.generation import Generation
 from eggroll.state import Purpose, State, key_for
-from eggroll.strategy import Generation
 from eggroll.task import Task, rows
 from eggroll.typed import unknown
+from eggroll.validation import one_per_member
 
 
 Metrics = dict[str, Array]
@@ -32,8 +32,9 @@ class Algorithm(NamedTuple):
     Attributes:
         init: `params -> opt_state`.
         step: `(state, data) -> (state, metrics)`; compiles itself. The metrics are
-            scalars; `samples` says what the step consumed, and `fitness/nonfinite` the
-            share of evaluations that failed.
+            scalars; `samples` says what the step consumed, `fitness/nonfinite` the
+            share of evaluations that failed, and `fitness/unusable` the share of
+            members that count for nothing, because they or their partners failed.
         members: Evaluations a step, each with its carry.
         trial: The part of `step` that can be traced before a run, to find mistakes.
     """
@@ -51,7 +52,8 @@ class Evolution(NamedTuple):
         init: `params -> opt_state`.
         ask: `(state, data) -> (results, generation)`: `task.evaluate` of all members,
             its results stacked. Asked again at the same step, the members are the same.
-        tell: `(state, generation, fitness, carry, aux) -> (state, metrics)`.
+        tell: `(state, generation, fitness, carry, aux) -> (state, metrics)`; fitness
+            that is no array of JAX is shaped in float64, outside.
     """
 
     init: Callable[[PyTree], PyTree]
@@ -125,15 +127,28 @@ def evolution(task: Task, config: Config, *, rank: int | None) -> Evolution:
     def tell(
         state: State,
         generation: Generation,
+        fitness: Num[Any, " population"],
+        carry: PyTree,
+        aux: dict[str, Any],
+    ) -> tuple[State, Metrics]:
+        weights = strategy.weigh(fitness)
+        if not isinstance(fitness, jax.Array):
+            fitness = update.narrowed(fitness, antithetic=False)
+        return learn(state, generation, weights, fitness, carry, aux)
+
+    @jax.jit
+    def learn(
+        state: State,
+        generation: Generation,
+        weights: Float[Array, " population"],
         fitness: Float[Array, " population"],
         carry: PyTree,
         aux: dict[str, Any],
     ) -> tuple[State, Metrics]:
-        weights = shaping.apply(
-            strategy.shaping, fitness, antithetic=strategy.antithetic
-        )
         grads = strategy.combine(generation, weights)
         metrics = diagnostics.of_population(fitness, aux)
+        usable = shaping.usable(fitness, antithetic=strategy.antithetic)
+        metrics["fitness/unusable"] = 1 - jnp.mean(usable, dtype=jnp.float32)
         if config.diagnose_every:
             is_half = jnp.arange(fitness.shape[0]) // 2 % 2 == 0  # pairs stay together
             half = lambda: strategy.combine(generation, jnp.where(is_half, weights, 0))
@@ -158,7 +173,7 @@ def _evolution(task: Task, config: Config, *, rank: int | None) -> Algorithm:
     members = config.strategy.population
     if task.score is None:
         return Algorithm(init, step, members, trial=step)
-    scored = _scored_on_host(task, jax.jit(ask), jax.jit(tell))
+    scored = _scored_on_host(task, jax.jit(ask), tell)
     return Algorithm(init, scored, members, trial=ask)
 
 
@@ -169,13 +184,10 @@ def _scored_on_host(task: Task, ask: Callable, tell: Callable) -> Callable:
 
     def step(state: State, data: PyTree) -> tuple[State, Metrics]:
         (fitness, carry, aux), generation = ask(state, data)
-        scores = np.asarray(score(jax.device_get(aux), data))
-        if scores.shape != fitness.shape:
-            raise UserError(
-                f"{type(task).__name__}: score: expected one fitness for each member, "
-                f"shape {fitness.shape}, got {scores.shape}"
-            )
-        return tell(state, generation, scores.astype(np.float32), carry, aux)
+        scores = score(jax.device_get(aux), data)
+        with build.blaming(f"{type(task).__name__}: score"):
+            scores = one_per_member(scores, fitness.shape[0], "fitness")
+        return tell(state, generation, scores, carry, aux)
 
     return step
 

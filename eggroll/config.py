@@ -9,6 +9,7 @@ and are checked against the dataclass or function that is named.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -129,6 +130,15 @@ class StrategyConfig:
     shaping: Choice = Choice(name="zscore")
     rules: Mapping[str, Choice] = dataclasses.field(default_factory=dict)
     chunk: int | None = None
+
+    def __post_init__(self):
+        for name in ("start", "end"):
+            sigma = getattr(self.sigma, name)
+            if sigma is not None and not 0 < sigma < math.inf:
+                raise UserError(
+                    f"strategy.sigma: expected a positive, finite {name}, got {sigma}: "
+                    "without perturbations there is nothing to learn from"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

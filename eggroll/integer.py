@@ -23,14 +23,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Num, PRNGKeyArray, PyTree
 
-from eggroll import memory, noise as noise_, sharding, votes
+from eggroll import compilers, memory, noise as noise_, sharding, votes
 from eggroll.evaluation import Trace, evaluate_members, perturb, trace
+from eggroll.generation import Generation
 from eggroll.integer_settings import NOISES, IntegerNoise, check_settings
 from eggroll.lowrank import Shift
 from eggroll.plan import Layout, Rule, match_path, named_leaves
 from eggroll.population import evaluate_population
-from eggroll.strategy import Generation
 from eggroll.transform import ignore
+from eggroll.validation import check_index, one_per_member
 
 
 FIXED_POINT = 4  # bits after the binary point of a weight: 16 stands for 1.0
@@ -106,35 +107,40 @@ class IntegerStrategy:
         """
 
         def run(params: PyTree, key: PRNGKeyArray, *args: Any, step: Any = 0) -> Any:
+            compilers.warn_if_known_bad()
             traced = trace(apply, params, args, in_axes, self.population)
-            plan = tuple(self._layout(path, x) for path, x in named_leaves(params))
-            tree = jax.tree.structure(params)
-            generation = Generation(noise_.base_key(key), jnp.asarray(step), plan, tree)
+            generation = Generation(
+                noise_.base_key(key),
+                jnp.asarray(step),
+                None,
+                tuple(self._layout(path, x) for path, x in named_leaves(params)),
+                jax.tree.structure(params),
+                self._noise_settings,
+            )
             outputs = self._evaluate(traced, generation)
             return jax.tree.unflatten(traced.out_tree, outputs), generation
 
         return run
 
-    def votes(
-        self, generation: Generation, fitness: Num[Array, " population"]
-    ) -> PyTree:
+    def votes(self, generation: Generation, fitness: Num[Any, " population"]) -> PyTree:
         """Returns Σ_p F_p A_p B_pᵀ for each leaf, F_p a pair's weight.
 
         A pair votes for the better of its members, or, on a tie or a fitness that is
         not a number, for neither.
 
         Args:
-            generation: from `ask`.
+            generation: from `ask`, of this strategy or one like it.
             fitness: one number a member, higher is better.
 
         Returns:
             int32 arrays like the parameters; zeros for frozen leaves.
+
+        Raises:
+            ValueError: if `fitness` has not one number a member, or if the generation
+                was asked for by a strategy with other noise.
         """
-        if fitness.shape != (self.population,):
-            raise ValueError(
-                f"fitness must be one number a member: expected shape "
-                f"({self.population},), got {fitness.shape}"
-            )
+        generation.check(self._noise_settings)
+        fitness = one_per_member(fitness, self.population, "fitness")
         key = noise_.generation_key(generation.key, generation.step, self.reuse)
         layouts = generation.layouts
 
@@ -164,11 +170,18 @@ class IntegerStrategy:
     def member(
         self, generation: Generation, params: PyTree, index: Int[Array, ""] | int
     ) -> PyTree:
-        """Returns one member's parameters, written out: to inspect or export it."""
+        """Returns one member's parameters, written out: to inspect or export it.
+
+        Raises:
+            ValueError: if there is no such member, if the parameters are not like those
+                the generation was asked with, or if it was asked for by a strategy with
+                other noise.
+        """
+        generation.check(self._noise_settings)
+        check_index(index, self.population)
         drawn = self._draw(generation, jnp.atleast_1d(jnp.asarray(index)))
         drawn = jax.tree.map(lambda x: x[0] if x.ndim else x, drawn)  # shifts: shared
-        leaves = jax.tree.leaves(params)
-        one = perturb(leaves, generation.layouts, drawn)
+        one = perturb(generation.arrays(params), generation.layouts, drawn)
         written = [x if isinstance(x, jax.Array) else x.materialise() for x in one]
         return jax.tree.unflatten(generation.tree, written)
 
@@ -232,6 +245,13 @@ class IntegerStrategy:
         return Shift(
             jnp.int8(1), bits + rank_bits, gain, floor=self.rounding == "floor"
         )
+
+    @property
+    def _noise_settings(self) -> tuple[tuple[str, Any], ...]:
+        """What decides the noise of a generation, beside its plan."""
+        names = ("population", "sigma_shift", "noise", "rounding", "reuse")
+        settings = [(name, getattr(self, name)) for name in names]
+        return (*settings, ("scheme", noise_.SCHEME))
 
     def _chunk(self, bytes_each: int) -> int:
         """How many rows a device works on at once, a whole number of pairs."""

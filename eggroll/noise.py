@@ -43,6 +43,7 @@ class Distribution(NamedTuple):
     table: Callable[[], Int8[np.ndarray, " 65536"]] | None = None
 
 
+SCHEME = 1  # counts the changes of the noise that a given key yields
 _BLOCKS = 8  # of pairs, for which the generator runs in turn: they stay in cache
 
 
@@ -227,7 +228,7 @@ def _fold_name(key: PRNGKeyArray, name: str) -> PRNGKeyArray:
 def _leaf_keys(
     key: PRNGKeyArray, layouts: Sequence[Layout]
 ) -> UInt32[Array, "leaves 2"]:
-    """The Threefry keys of the leaves' noise, from a key of any kind."""
+    """The Threefry keys of the leaves' noise, from the key of a generation."""
     names = [zlib.crc32(x.path.encode()) for x in layouts]
     if len({*names}) < len(names):
         same = [
@@ -237,8 +238,12 @@ def _leaf_keys(
             f"the leaves {', '.join(same)} would share their noise: their paths have "
             f"the same checksum; rename one"
         )
-    make = lambda name: jax.random.bits(jax.random.fold_in(key, name), (2,), jnp.uint32)
-    return jax.vmap(make)(np.array(names, np.uint32))
+    zero, one = np.uint32(0), np.uint32(1)
+    words = jax.random.key_data(key)
+    leaf = threefry2x32((words[0], words[1]), (zero, np.array(names, np.uint32)))
+    # Two words of the leaf's own stream, each folded from a call of the generator.
+    calls = [threefry2x32(leaf, (zero, word)) for word in (zero, one)]
+    return jnp.stack([x ^ y for x, y in calls], axis=1)
 
 
 # Decoders end in an operation on their result's own shape, if need be one that changes

@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, PyTree
 
-from eggroll import memory, shaping as shapings, sharding, update
+from eggroll import compilers, memory, notices, shaping as shapings, sharding, update
 from eggroll.evaluation import (
     Members,
     Trace,
@@ -26,49 +26,18 @@ from eggroll.evaluation import (
     perturb,
     trace,
 )
+from eggroll.generation import Generation
 from eggroll.interpreter import is_perturbed
-from eggroll.noise import (
-    Noise,
-    base_key,
-    generation_key,
-    member_key,
-)
-from eggroll.plan import Layout, Rule, make_plan
+from eggroll.noise import SCHEME, Noise, base_key, generation_key, member_key
+from eggroll.plan import Layout, Rule, make_plan, refuse_lost
 from eggroll.transform import ignore, refuse
-from eggroll.validation import check_fitness, check_settings, one_per_member
-
-
-@jax.tree_util.register_pytree_node_class
-class Generation:
-    """What noise one generation used: enough to draw it again.
-
-    Attributes:
-        key: the base key.
-        step: number of the generation.
-        plan: how each leaf of the parameters is perturbed; None for what is no array.
-        tree: the structure of the parameters.
-    """
-
-    def __init__(
-        self,
-        key: PRNGKeyArray,
-        step: Int[Array, ""] | int,
-        plan: tuple[Layout | None, ...],
-        tree: Any,
-    ):
-        self.key, self.step, self.plan, self.tree = key, step, plan, tree
-
-    @property
-    def layouts(self) -> list[Layout]:
-        """The plan of the leaves that are arrays."""
-        return [x for x in self.plan if x is not None]
-
-    def tree_flatten(self) -> tuple[tuple, tuple]:
-        return (self.key, self.step), (self.plan, self.tree)
-
-    @classmethod
-    def tree_unflatten(cls, static: tuple, children: tuple) -> "Generation":
-        return cls(*children, *static)
+from eggroll.validation import (
+    check_fitness,
+    check_index,
+    check_settings,
+    check_sigma,
+    one_per_member,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +47,8 @@ class EvolutionStrategy:
     Attributes:
         population: members N that a generation evaluates; even with antithetic pairs.
         sigma: standard deviation of each weight's perturbation, for any rank; or a
-            function from step to it, such as an optax schedule.
+            function from step to it, such as an optax schedule. A step at which that
+            is not a positive, finite number has a gradient of zero, and a warning.
         rank: of each matrix's perturbation A Bᵀ/√rank; None for full rank.
         noise: distribution of the factors' entries: "rademacher" (±1) or "gaussian".
         antithetic: members 2p and 2p+1 use the same noise with opposite signs.
@@ -138,9 +108,12 @@ class EvolutionStrategy:
         Returns:
             `run(params, key, *args, step=0) -> (value, grads)`, or with `has_aux`
             `((value, aux), grads)`. `value` is the mean over the members that did not
-            fail; `grads` estimate the gradient of *minus* the mean (shaped) fitness, so
-            that optax's optimisers descend; `aux` has a leading member dimension. With
-            the same `key`, different steps draw different noise.
+            fail, in the function's own precision; it is NaN if nothing can be learnt
+            from the generation, because no member (with pairs: no pair) has a finite
+            fitness. Then the gradient is zero, and a `RuntimeWarning` says so. `grads`
+            estimate the gradient of *minus* the mean (shaped) fitness, so that optax's
+            optimisers descend; `aux` has a leading member dimension. With the same
+            `key`, different steps draw different noise.
 
         Raises:
             ValueError: unless exactly one of `fitness` and `loss` is given; when run,
@@ -155,9 +128,12 @@ class EvolutionStrategy:
         def run(params: PyTree, key: PRNGKeyArray, *args: Any, step: Any = 0) -> Any:
             out, generation = ask(params, key, *args, step=step)
             raw, aux = out if has_aux else (out, None)
-            raw = jnp.asarray(raw, jnp.float32)
-            grads = self.gradient(generation, raw if loss is None else -raw)
-            value = jnp.nanmean(jnp.where(jnp.isfinite(raw), raw, jnp.nan))
+            raw = one_per_member(raw, self.population, "fitness")
+            grads = self.gradient(generation, raw if loss is None else _negated(raw))
+            finite = jnp.isfinite(raw)
+            total = jnp.sum(jnp.where(finite, raw / jnp.sum(finite), 0))
+            is_usable = shapings.usable(raw, antithetic=self.antithetic).any()
+            value = jnp.where(is_usable, total, jnp.nan)
             return ((value, aux) if has_aux else value), grads
 
         return run
@@ -183,51 +159,83 @@ class EvolutionStrategy:
         self, apply: Callable, in_axes: Any, check: Callable[[Any], None]
     ) -> Callable[..., tuple[PyTree, Generation]]:
         def run(params: PyTree, key: PRNGKeyArray, *args: Any, step: Any = 0) -> Any:
+            compilers.warn_if_known_bad()
             traced = trace(apply, params, args, in_axes, self.population)
             check(jax.tree.unflatten(traced.out_tree, traced.jaxpr.out_avals))
             rules = tuple(self.rules.items())
             plan = make_plan(traced.jaxpr, params, Rule(self.rank), rules)
-            tree = jax.tree.structure(params)
-            generation = Generation(base_key(key), jnp.asarray(step), plan, tree)
+            if self.strict:
+                refuse_lost(plan)
+            generation = Generation(
+                base_key(key),
+                jnp.asarray(step),
+                self._sigma(step),
+                plan,
+                jax.tree.structure(params),
+                self._noise_settings,
+            )
             outputs = self._evaluate(traced, generation)
             return jax.tree.unflatten(traced.out_tree, outputs), generation
 
         return run
 
     def gradient(
-        self, generation: Generation, fitness: Float[Array, " population"]
+        self, generation: Generation, fitness: Num[Any, " population"]
     ) -> PyTree:
         """Estimates the gradient of minus the mean fitness from the members' fitness.
 
         -1/(Nσ) Σ_i w_i E_i with w the shaped fitness (paper, equation 6, with its 1/σ).
 
         Args:
-            generation: from `ask`.
-            fitness: one number a member, however it was found. Members whose fitness is
-                not finite (and the partners of such) count for nothing.
+            generation: from `ask`, of this strategy or one like it.
+            fitness: one number a member, however it was found; what is no array of JAX
+                is shaped in float64. Members whose fitness is not finite (and the
+                partners of such) count for nothing; if none is left, the gradient is
+                zero, and a `RuntimeWarning` says so.
 
         Returns:
             A pytree like the parameters: float32 for shorter floating-point types,
             zeros for frozen leaves, None for what is no array.
 
         Raises:
+            ValueError: if `fitness` has not one number a member, or if the generation
+                was asked for by a strategy with other noise.
+        """
+        fitness = one_per_member(fitness, self.population, "fitness")
+        notices.warn_if(
+            ~shapings.usable(fitness, antithetic=self.antithetic).any(),
+            "nothing can be learnt from a generation without a finite fitness (with "
+            "pairs: without a pair that has two): its gradient is zero. Look for what "
+            "makes members fail, or lower sigma",
+        )
+        return self.combine(generation, self.weigh(fitness))
+
+    def weigh(self, fitness: Num[Any, " population"]) -> Num[Array, " population"]:
+        """Returns the weights that `combine` takes: the shaped fitness.
+
+        Raises:
             ValueError: if `fitness` has not one number a member.
         """
         fitness = one_per_member(fitness, self.population, "fitness")
         weights = shapings.apply(self.shaping, fitness, antithetic=self.antithetic)
-        return self.combine(generation, weights)
+        return self._on_device(weights)
 
     def combine(
-        self, generation: Generation, weights: Float[Array, " population"]
+        self, generation: Generation, weights: Num[Any, " population"]
     ) -> PyTree:
         """Returns -1/(Nσ) Σ_i w_i E_i for weights that are shaped already.
 
+        Finite weights make finite gradients: an entry beyond its type's range is cut
+        off there.
+
         Raises:
-            ValueError: if `weights` has not one number a member.
+            ValueError: if `weights` has not one number a member, or if the generation
+                was asked for by a strategy with other noise.
         """
+        generation.check(self._noise_settings)
         weights = one_per_member(weights, self.population, "weight")
-        if self.antithetic:
-            weights = weights[0::2] - weights[1::2]
+        weights = self._on_device(weights)
+        weights, unit = update.pair_weights(weights, antithetic=self.antithetic)
         key = generation_key(generation.key, generation.step, self.reuse)
         layouts = generation.layouts
         chunk = self.update_chunk(layouts)
@@ -241,9 +249,15 @@ class EvolutionStrategy:
 
         rows = (jnp.arange(weights.shape[0]), weights)
         sums = sharding.spread(local, self.mesh, reduce=True)(key, rows)
-        sigma = self._sigma(generation.step)
+        sigma = generation.sigma
+        is_sound = (sigma > 0) & jnp.isfinite(sigma)
+        notices.warn_if(
+            ~is_sound,
+            "sigma is zero, negative or not finite at this step: its gradient is zero",
+        )
+        factor = jnp.where(is_sound, 1 / (self.population * sigma), 0)
         grads = iter(
-            _scaled(total, layout, self.noise, self.population * sigma)
+            _scaled(total, layout, self.noise, factor, unit)
             for total, layout in zip(sums, layouts, strict=True)
         )
         leaves = [None if x is None else next(grads) for x in generation.plan]
@@ -255,22 +269,27 @@ class EvolutionStrategy:
         """Returns the parameters of one member, written out: to inspect or export it.
 
         Raises:
-            ValueError: if there is no such member.
+            ValueError: if there is no such member, if the parameters are not like those
+                the generation was asked with, or if it was asked for by a strategy with
+                other noise.
         """
-        if isinstance(index, int) and not 0 <= index < self.population:
-            raise ValueError(
-                f"index must be from 0 to {self.population - 1}, got {index}"
-            )
+        generation.check(self._noise_settings)
+        check_index(index, self.population)
+        arrays = [jnp.asarray(x) for x in generation.arrays(params)]
         drawn = self._draw(generation, jnp.atleast_1d(jnp.asarray(index)))
-        leaves = list(zip(jax.tree.leaves(params), generation.plan, strict=True))
-        arrays = [jnp.asarray(x) for x, layout in leaves if layout is not None]
         drawn = jax.tree.map(lambda x: x[0] if x.ndim else x, drawn)
         one = perturb(arrays, generation.layouts, drawn)
         written = iter(x.materialise() if is_perturbed(x) else x for x in one)
+        leaves = zip(jax.tree.leaves(params), generation.plan, strict=True)
         return jax.tree.unflatten(
             generation.tree,
             [x if layout is None else next(written) for x, layout in leaves],
         )
+
+    def _on_device(self, weights: Num[Any, " population"]) -> Num[Array, " population"]:
+        if isinstance(weights, jax.Array):
+            return weights
+        return update.narrowed(weights, antithetic=self.antithetic)
 
     def evaluation_chunk(self, traced: Trace, layouts: list[Layout]) -> int:
         """How many members a device evaluates at once."""
@@ -341,18 +360,41 @@ class EvolutionStrategy:
     def _draw(self, generation: Generation, index: Int[Array, " members"]) -> list[Any]:
         members = Members.of(index, antithetic=self.antithetic)
         key = generation_key(generation.key, generation.step, self.reuse)
-        sigma = self._sigma(generation.step)
+        sigma = generation.sigma
+        assert sigma is not None
         return draw(generation.layouts, key, sigma, self.noise, members)
 
     def _sigma(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
-        sigma = self.sigma(step) if callable(self.sigma) else self.sigma
+        sigma = self.sigma
+        if callable(sigma):
+            sigma = sigma(step)
+            check_sigma(sigma, step)
         return jnp.asarray(sigma, jnp.float32)
 
+    @property
+    def _noise_settings(self) -> tuple[tuple[str, Any], ...]:
+        """What decides the noise of a generation, beside its plan."""
+        names = ("population", "noise", "antithetic", "reuse")
+        constant = None if callable(self.sigma) else self.sigma
+        settings = [(name, getattr(self, name)) for name in names]
+        return (*settings, ("sigma", constant), ("scheme", SCHEME))
 
-def _scaled(total: Array | None, layout: Layout, noise: Noise, divisor: Array) -> Array:
+
+def _negated(fitness: Num[Array, " members"]) -> Num[Array, " members"]:
+    if jnp.issubdtype(fitness.dtype, jnp.unsignedinteger):
+        fitness = fitness.astype(jnp.promote_types(fitness.dtype, jnp.int8))
+    return -fitness
+
+
+def _scaled(
+    total: Array | None, layout: Layout, noise: Noise, factor: Array, unit: Array
+) -> Array:
     """Turns a sum of unscaled factor products into minus a gradient estimate."""
     dtype = jnp.dtype(layout.dtype)
     if total is None:
         return jnp.zeros(layout.shape, dtype)
+    dtype = jnp.promote_types(dtype, jnp.float32)
     scale = factor_scale(layout, noise) / layout.rule.sigma_scale
-    return (-scale / divisor * total).astype(jnp.promote_types(dtype, jnp.float32))
+    grads = (-scale * factor * total).astype(dtype) * unit.astype(dtype)
+    limit = jnp.finfo(dtype).max
+    return jnp.clip(grads, -limit, limit)

@@ -65,6 +65,7 @@ class _Loop:
         self.validation: dict[str, float] = {}
         self.is_fresh = not self.checkpoints.steps()
         self.is_compiled = False
+        self.has_warned = False
         if self.is_fresh:
             self._begin()
         else:
@@ -87,6 +88,7 @@ class _Loop:
             stop = None
             while stop is None and interrupt.signal is None:
                 row, has_failed = self._advance()
+                self._warn_of(row)
                 stop = self._exhausted()
                 if stop or self.step % config.evaluate_every == 0:
                     row |= self._validate()
@@ -126,6 +128,17 @@ class _Loop:
         return row | dataclasses.asdict(self.progress), row.get(
             "fitness/nonfinite"
         ) == 1
+
+    def _warn_of(self, row: dict[str, float]) -> None:
+        """Tells, once a sitting, of a step that learnt nothing."""
+        if row.get("fitness/unusable") == 1 and not self.has_warned:
+            self.has_warned = True
+            self.report(
+                f"step {self.step}: one member of every pair has failed, so nothing "
+                "was learnt (fitness/unusable is 1): lower sigma, or look into "
+                f"evaluate of {type(self.task).__name__}; from now on such steps are "
+                "counted only"
+            )
 
     def _validate(self) -> dict[str, float]:
         self.validation = self._validation(Purpose.VALIDATE)

@@ -9,11 +9,59 @@ members' weights.
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
-from eggroll import noise as noise_
+from eggroll import noise as noise_, shaping
 from eggroll.noise import Noise
 from eggroll.plan import Layout
+
+
+def narrowed(
+    values: Float[np.ndarray, " members"], *, antithetic: bool
+) -> Float[Array, " members"]:
+    """Turns values of the host into float32; finite ones stay finite.
+
+    What the weights of a pair have in common cancels in the update: with `antithetic`
+    it is dropped while there is room for the difference beside it.
+    """
+    if antithetic:
+        half = values[0::2] / 2 - values[1::2] / 2
+        values = np.stack([half, -half], axis=1).reshape(-1)
+    limit = np.finfo(np.float32).max
+    cut = np.where(np.isfinite(values), np.clip(values, -limit, limit), values)
+    return jnp.asarray(cut, jnp.float32)
+
+
+def pair_weights(
+    weights: Num[Array, " members"], *, antithetic: bool
+) -> tuple[Float[Array, " pairs"], Float[Array, ""]]:
+    """Returns what each pair (without pairs: each member) weighs in the update.
+
+    Pairs weigh the difference of their members. It is taken in the weights' own type
+    and then narrowed, in units in which nothing can overflow.
+
+    Returns:
+        The weights, float32, and their unit.
+    """
+    if jnp.issubdtype(weights.dtype, jnp.integer):
+        if antithetic:
+            return _difference(weights[0::2], weights[1::2]), jnp.ones(())
+        weights = weights.astype(jnp.float32)
+    weights, unit = shaping.scaled_down(weights)
+    if antithetic:
+        weights = weights[0::2] - weights[1::2]
+    return weights.astype(jnp.float32), unit.reshape(())
+
+
+def _difference(
+    a: Int[Array, " pairs"], b: Int[Array, " pairs"]
+) -> Float[Array, " pairs"]:
+    """Subtracts integers exactly, whatever their size, before it narrows them."""
+    wide = jnp.dtype(f"u{a.dtype.name.lstrip('u')}")
+    a_, b_ = a.astype(wide), b.astype(wide)
+    above, below = (x.astype(jnp.float32) for x in (a_ - b_, b_ - a_))
+    return jnp.where(a > b, above, -below)
 
 
 def weighted_sum(

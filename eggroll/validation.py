@@ -1,10 +1,13 @@
 """Refuses what cannot work, as early as it can be known, with the fix."""
 
+import math
 import numbers
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Num
 
 from eggroll import sharding
 from eggroll.noise import DISTRIBUTIONS
@@ -31,8 +34,10 @@ def check_settings(es: Any) -> None:
         raise ValueError(
             f"rank must be at least 1, got {es.rank}; rank=None is full rank"
         )
-    if not callable(es.sigma) and not es.sigma > 0:
-        raise ValueError(f"sigma must be positive, got {es.sigma}")
+    if callable(es.sigma):
+        check_sigma(es.sigma(0), step=0)
+    else:
+        check_sigma(es.sigma)
     if es.noise not in DISTRIBUTIONS:
         raise ValueError(
             f"noise must be one of {', '.join(DISTRIBUTIONS)}, got {es.noise!r}"
@@ -61,6 +66,38 @@ def _check_devices(es: Any) -> None:
         )
 
 
+def check_sigma(sigma: Any, step: Any = None) -> None:
+    """Refuses a sigma that is no positive number; on a schedule it may be 0.
+
+    Raises:
+        ValueError: if it is known (not traced by JAX) and wrong.
+    """
+    if _is_traced(sigma):
+        return
+    is_ok = jnp.ndim(sigma) == 0 and (0 < sigma < math.inf)
+    if not is_ok and (step is None or sigma != 0):
+        where = "" if step is None else f" at step {step}"
+        raise ValueError(f"sigma must be positive and finite, got {sigma}{where}")
+
+
+def check_index(index: Any, population: int) -> None:
+    """Refuses the number of a member that does not exist.
+
+    Raises:
+        ValueError: if it is known (not traced by JAX) and out of range, or no integer.
+    """
+    is_integer = jnp.issubdtype(jnp.result_type(index), jnp.integer)
+    known = not _is_traced(index)
+    if jnp.ndim(index) or not is_integer or (known and not 0 <= index < population):
+        raise ValueError(
+            f"index must be a whole number from 0 to {population - 1}, got {index}"
+        )
+
+
+def _is_traced(x: Any) -> bool:
+    return isinstance(x, jax.core.Tracer)
+
+
 def check_fitness(result: Any, *, has_aux: bool) -> None:
     """Refuses a fitness function by the shape of its result.
 
@@ -79,6 +116,11 @@ def check_fitness(result: Any, *, has_aux: bool) -> None:
             )
         result = result[0]
     if getattr(result, "shape", None) == ():
+        if jnp.issubdtype(result.dtype, jnp.complexfloating):
+            raise ValueError(
+                "fitness must be a real number, got a complex one; return its "
+                "magnitude, or its real part"
+            )
         return
     if isinstance(result, tuple):
         fix = "to return more beside it, return (number, aux) and set has_aux=True"
@@ -96,16 +138,30 @@ def _describe(result: Any) -> str:
 
 def one_per_member(
     values: Any, population: int, name: str = "number"
-) -> Float[Array, " population"]:
-    """Returns values as float32.
+) -> Num[Any, " population"]:
+    """Returns values in a type that can be reckoned with, without a loss.
+
+    Arrays of JAX stay what they are, but for floats shorter than float32 and truth
+    values; all else becomes a float64 array of NumPy.
 
     Raises:
-        ValueError: if there is not one a member.
+        ValueError: if there is not one number a member.
     """
-    shape = jnp.shape(values)
+    if any(isinstance(x, jax.Array) for x in jax.tree.leaves(values)):
+        values = jnp.asarray(values)
+    else:
+        try:
+            values = np.asarray(values, np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"there must be one {name} a member, each a number: {error}"
+            ) from error
+    shape = values.shape
     if shape != (population,):
         raise ValueError(
             f"there must be one {name} a member: expected shape ({population},), got "
             f"{shape}"
         )
-    return jnp.asarray(values, jnp.float32)
+    is_float = jnp.issubdtype(values.dtype, jnp.floating)
+    is_short = values.dtype == bool or (is_float and values.dtype.itemsize < 4)
+    return values.astype(jnp.float32) if is_short else values

@@ -245,3 +245,15 @@ def test_the_key_of_a_member_is_new_for_each_pair_and_step():
     keys = [member_key(KEY, step, jnp.int32(p)) for step in (0, 1) for p in (0, 1)]
     data = {tuple(np.asarray(jax.random.key_data(k)).tolist()) for k in keys}
     assert len(data) == 4
+
+
+@each_noise
+def test_jax_settings_of_its_own_generator_change_nothing(kind):
+    params = {"w": jnp.zeros((5, 3)), "b": jnp.zeros(3)}
+    usual = perturbations(params, noise=kind, step=3)
+    with jax.threefry_partitionable(False), jax.default_prng_impl("rbg"):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            usual,
+            perturbations(params, noise=kind, step=3),
+        )

@@ -336,9 +336,7 @@ def test_a_member_keeps_what_is_frozen_and_comes_from_numpy_too():
 def test_a_member_that_is_not_in_the_population_is_refused():
     _, generation = ask(PARAMS, KEY, X)
     for index in (-1, N):
-        with pytest.raises(
-            ValueError, match=f"index must be from 0 to 13, got {index}"
-        ):
+        with pytest.raises(ValueError, match=f"whole number from 0 to 13, got {index}"):
             strategy().member(generation, PARAMS, index)
 
 

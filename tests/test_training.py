@@ -81,6 +81,24 @@ def test_fitness_that_is_nowhere_finite_stops_the_run_after_saving(tmp_path):
     assert metrics.read(path / "metrics.jsonl")[-1]["fitness/nonfinite"] == 1
 
 
+def test_steps_that_learn_nothing_are_counted_and_told_once(tmp_path):
+    said = []
+    settings = config(tmp_path, "algorithm=eggroll", task="HalfBroken")
+    run, _ = train(settings, said.append)
+    rows = [row for row in metrics.read(run.metrics) if "fitness/unusable" in row]
+    assert [row["fitness/unusable"] for row in rows] == [0.0] * 5 + [1.0] * 7
+    assert rows[-1]["fitness/nonfinite"] == 0.5
+    (warning,) = [text for text in said if "nothing was learnt" in text]
+    assert warning.startswith("step 6: one member of every pair has failed")
+
+
+@pytest.mark.parametrize("offset", [0.0, 2.0**40])
+def test_what_is_scored_on_the_host_is_learnt_from_in_float64(tmp_path, offset):
+    settings = ("algorithm=eggroll", f"offset={offset}", "generations=60")
+    _, outcome = train(config(tmp_path, *settings, task="ScoredOutside"))
+    assert outcome.validation["error"] < 0.5
+
+
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
     with pytest.raises(UserError, match=r"not saved.*\(there is: 0, 5\)"):
         train(config(tmp_path, task="Broken"))
@@ -162,7 +180,7 @@ def test_tensorboard_gets_the_figures_too(tmp_path):
         (("algorithm=egroll",), r"no algorithm 'egroll': did you mean 'eggroll'\?"),
         (("algorithm=eggroll", "population=7"), "strategy: .*even"),
         (("algorithm=eggroll", "rank=0"), "strategy: .*rank"),
-        (("algorithm=eggroll", "sigma=0"), "strategy: .*sigma"),
+        (("algorithm=eggroll", "sigma=0"), "strategy.sigma: .*start, got 0.0"),
         (("algorithm=eggroll", "shaping=zscor"), "no shaping 'zscor'.*'zscore'"),
         (("algorithm=eggroll", "shaping={name: groups, size: 3}"), "strategy.*groups"),
         (("algorithm=eggroll", "rules={w: frosen}"), "no rule 'frosen'.*'frozen'"),

@@ -80,12 +80,15 @@ class Remembering(Line):
 class ScoredOutside(Line):
     """`Line` whose fitness is computed by NumPy on the host."""
 
+    offset: float = 0.0
+
     def evaluate(self, params, data, carry, key):
         x, _ = data
         return jnp.float32(0), carry, {"prediction": x @ params["w"] + params["b"]}
 
     def score(self, aux, data):
-        return -np.mean((aux["prediction"] - np.asarray(data[1])) ** 2, axis=(1, 2))
+        error = (np.float64(aux["prediction"]) - np.asarray(data[1])) ** 2
+        return self.offset - np.mean(error, axis=(1, 2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,3 +100,21 @@ class Broken(Line):
     def batch(self, state, step, key):
         x, y = super().batch(state, step, key)
         return x, y * jnp.where(step >= self.breaks_at, jnp.nan, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class HalfBroken(Broken):
+    """`Line` of which the second member of each pair fails from a certain step on."""
+
+    data_axes = (None, None, 0)
+    members: int = 8
+
+    def batch(self, state, step, key):
+        x, y = Line.batch(self, state, step, key)
+        fails = jnp.arange(self.members) % 2 * (step >= self.breaks_at)
+        return x, y, jnp.where(fails == 1, jnp.nan, 0.0)
+
+    def evaluate(self, params, data, carry, key):
+        *data, failure = data
+        fitness, carry, aux = super().evaluate(params, data, carry, key)
+        return fitness + failure, carry, aux
