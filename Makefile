@@ -4,7 +4,7 @@
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
 	$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 PYTHON_NEWEST ?= python3.13
-EXTRAS ?= dev,rl
+EXTRAS ?= cli,dev,rl
 PYTEST_FLAGS ?= -n auto
 
 BIN := .venv/bin
@@ -32,7 +32,7 @@ demo: venv  ## balance CartPole-v1, from scratch to a mean return of 490
 demo-language: venv  ## pretrain an integer language model in two minutes
 	$(BIN)/python -m tasks.language.demo configs/language/demo.yaml
 
-results-control: EXTRAS := dev,rl,rl-brax,rl-games,rl-grid
+results-control: EXTRAS := cli,dev,rl,rl-brax,rl-games,rl-grid
 results-control: venv  ## compare EGGROLL, OpenES and PPO on eight environments (hours)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	$(BIN)/python -m benchmarks.control run
@@ -55,7 +55,7 @@ test-newest: $(NEWEST_STAMP)  ## run the tests on the newest Python and JAX
 $(NEWEST_STAMP): pyproject.toml
 	@$(PYTHON_NEWEST) -c '' 2>/dev/null || { echo "no $(PYTHON_NEWEST) here: name one with 'make test-newest PYTHON_NEWEST=/path/to/python3.13'"; exit 1; }
 	test -x $(NEWEST)/python || $(PYTHON_NEWEST) -m venv .venv-newest
-	$(NEWEST)/python -m pip install --quiet --disable-pip-version-check --upgrade -e '.[dev]' six 'gymnasium>=1.1,<1.4' seaborn
+	$(NEWEST)/python -m pip install --quiet --disable-pip-version-check --upgrade -e '.[cli,dev]' six 'gymnasium>=1.1,<1.4' seaborn
 	$(NEWEST)/python -m pip install --quiet --disable-pip-version-check --no-deps 'gymnax>=1.0.1,<2'
 	@touch $@
 

@@ -23,8 +23,9 @@ from typing import Any
 import jax
 import matplotlib.pyplot as plt
 
-from eggroll import experiment, metrics, run as runs, settings, training
-from eggroll.config import Config
+from eggroll import runs, training
+from eggroll.config import Config, load
+from eggroll.runs import metrics
 
 
 ROOT = Path(__file__).parent.parent
@@ -49,10 +50,10 @@ def file_of(name: str, algorithm: str, seed: int) -> Path:
     return RESULTS / f"{name}.{algorithm}.{seed}.json"
 
 
-def load(name: str, algorithm: str, *changes: tuple[str, str]) -> Config:
+def config_of(name: str, algorithm: str, *changes: tuple[str, str]) -> Config:
     path = ROOT / "configs" / "rl" / f"{name}.yaml"
     changes = (("algorithm", algorithm), ("diagnose_every", "0"), *changes)
-    return settings.load(path, changes, name=name)
+    return load(path, changes, name=name)
 
 
 def train(
@@ -69,13 +70,13 @@ def train(
         *changes,
     )
     if algorithm == "ppo":
-        ppo = load(name, "ppo").task.options["ppo"]
+        ppo = config_of(name, "ppo").task.options["ppo"]
         updates = frames / (ppo.workers * ppo.steps)
         changes += (("evaluate_every", str(math.ceil(updates / VALIDATIONS))),)
     with tempfile.TemporaryDirectory() as folder:
-        config = load(name, algorithm, ("output", folder), *changes)
+        config = config_of(name, algorithm, ("output", folder), *changes)
         run = runs.create(config)
-        outcome = training.train(experiment.prepare(config), run)
+        outcome = training.train(training.prepare(config), run)
         rows = [row for row in metrics.read(run.metrics) if "validation/return" in row]
     curve = [
         {
@@ -99,8 +100,8 @@ def train(
 
 def step_of(name: str, algorithm: str, *changes: tuple[str, str]) -> Callable:
     """Makes a call of the first step, which returns the frames that it took."""
-    prepared = experiment.prepare(load(name, algorithm, *changes))
-    state = experiment.initial_state(prepared)
+    prepared = training.prepare(config_of(name, algorithm, *changes))
+    state = training.initial_state(prepared)
     task, step = prepared.task, prepared.algorithm.step
     data = task.batch(state.task, 0, jax.random.key(0))
     return lambda: float(jax.block_until_ready(step(state, data))[1]["samples"])

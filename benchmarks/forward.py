@@ -70,7 +70,9 @@ def cases(width: int, population: int, steps: int) -> dict[str, Callable[[], Any
                 lambda p, k, x, es=es, g=generation: es.gradient(g, x[:, 0])
             )
     if steps == 1 and width <= 256:
-        es = eggroll.EvolutionStrategy(population, sigma=0.01, rank=None, chunk=512)
+        es = eggroll.EvolutionStrategy(
+            population, sigma=0.01, rank=None, chunk_size=512
+        )
         ask = es.ask(apply, in_axes=0)
         table["rademacher, full rank"] = call(lambda p, k, x, ask=ask: ask(p, k, x)[0])
     return table

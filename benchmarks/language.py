@@ -29,9 +29,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from eggroll import barriers, population_mesh, run as runs, sharding
-from eggroll.integer import IntegerStrategy
-from eggroll.stepping import accumulating, memoryless
+from eggroll import (
+    IntegerStrategy,
+    accumulating,
+    memoryless,
+    population_mesh,
+    runs,
+)
+from eggroll.evolution import sharding
+from eggroll.integer import compilation
 from models.egg import Egg
 from models.integer_math import divide, saturate
 
@@ -103,7 +109,7 @@ def cases(size: Size) -> Calls:
         return sharding.spread(each, mesh)(params, jnp.arange(members))
 
     def call(function: Callable) -> Callable[[], Any]:
-        compiled = barriers.jit(function)
+        compiled = compilation.jit(function)
         return lambda: compiled(params, state)
 
     return {f.__name__: call(f) for f in (forward, perturbed, step, matmuls)}

@@ -28,7 +28,7 @@ def step(population: int) -> None:
     model = MLP(8, 1, hidden=(64, 64, 64), activation="relu", rngs=nnx.Rngs(0))
     graph, params = nnx.split(model)
     optimizer = optax.sgd(0.01)
-    es = eggroll.EvolutionStrategy(population, sigma=0.02, chunk=CHUNK)
+    es = eggroll.EvolutionStrategy(population, sigma=0.02, chunk_size=CHUNK)
     x = jax.random.normal(jax.random.key(0), (16, 8))
 
     def loss(params, x):

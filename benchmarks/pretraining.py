@@ -31,9 +31,10 @@ from typing import Any
 import jax
 
 from benchmarks import pretraining_report as report
-from eggroll import experiment as experiments, metrics, run as runs, settings, training
-from eggroll.errors import UserError
-from eggroll.outcome import Stop
+from eggroll import UserError, runs, training
+from eggroll.config import load
+from eggroll.runs import metrics
+from eggroll.training import Stop
 
 
 ROOT = Path(__file__).parent.parent
@@ -142,7 +143,7 @@ def config_of(case: Case, folder: str, corpus: str | None) -> Any:
     if case.corpus == "shakespeare":
         common |= {"corpus": corpus, "paragraphs": 40}
     changes = {**common, **case.changes}
-    return settings.load(
+    return load(
         ROOT / "configs" / "language" / "pretrain.yaml",
         [(key, str(value)) for key, value in changes.items()],
         name="run",
@@ -153,7 +154,7 @@ def train(case: Case, corpus: str | None) -> dict[str, Any]:
     """One run: its curve, and what is known of its text before learning."""
     with tempfile.TemporaryDirectory() as folder:
         config = config_of(case, folder, corpus)
-        experiment, run = experiments.prepare(config), runs.create(config)
+        experiment, run = training.prepare(config), runs.create(config)
         try:
             if training.train(experiment, run).stop is Stop.INTERRUPT:
                 raise KeyboardInterrupt
@@ -222,9 +223,9 @@ def time_steps(repetitions: int = 10) -> None:
     for name, one in report.long_runs().items():
         case = Case("python", name, 1, one["changes"])
         with tempfile.TemporaryDirectory() as folder:
-            experiment = experiments.prepare(config_of(case, folder, None))
+            experiment = training.prepare(config_of(case, folder, None))
         task, algorithm = experiment.task, experiment.algorithm
-        state = experiments.initial_state(experiment)
+        state = training.initial_state(experiment)
         data = task.batch(state.task, 0, state.key)
         state, _ = algorithm.step(state, data)
         calls[case.name], times[case.name] = (algorithm.step, state, data), []

@@ -1,26 +1,58 @@
 """Evolution strategies at nearly the price of inference, for any JAX model.
 
-The engine: `EvolutionStrategy` estimates gradients from the fitness of a population of
-perturbed models, and any optimiser of optax follows them. `perturbed` is the
-transformation beneath it, and `coverage` tells what it does to a model. Whole runs from
-the command line are made of a `Task`.
+`EvolutionStrategy` estimates gradients from the fitness of a population of perturbed
+models, and any optimiser of optax follows them; `IntegerStrategy` evolves models that
+compute in integers. `perturbed` is the transformation beneath both, and `coverage`
+tells what it does to a model. What the command line learns is a `Task`.
 """
 
-from eggroll import shaping as shaping
-from eggroll.check import check_task as check_task
-from eggroll.coverage import Coverage as Coverage, coverage as coverage
-from eggroll.errors import UserError as UserError
-from eggroll.generation import Generation as Generation
-from eggroll.integer import IntegerStrategy as IntegerStrategy
-from eggroll.lowrank import Perturbed as Perturbed, Shift as Shift
-from eggroll.plan import (
-    Rule as Rule,
-    frozen as frozen,
-    full_rank as full_rank,
-    low_rank as low_rank,
-)
-from eggroll.precision import with_master_weights as with_master_weights
-from eggroll.sharding import population_mesh as population_mesh
-from eggroll.strategy import EvolutionStrategy as EvolutionStrategy
-from eggroll.task import Task as Task
-from eggroll.transform import perturbed as perturbed
+from eggroll.errors import UserError
+from eggroll.evolution import shaping
+from eggroll.evolution.generation import Generation
+from eggroll.evolution.learning_rates import sgd_learning_rate
+from eggroll.evolution.master_weights import with_master_weights
+from eggroll.evolution.report import Coverage, coverage
+from eggroll.evolution.sharding import population_mesh
+from eggroll.evolution.strategy import EvolutionStrategy
+from eggroll.integer.strategy import IntegerStrategy
+from eggroll.integer.updates import accumulating, inverse_time, memoryless
+from eggroll.perturbation.array import Perturbed
+from eggroll.perturbation.layout import trainable
+from eggroll.perturbation.rules import Rule, frozen, full_rank, low_rank
+from eggroll.perturbation.scale import Shift
+from eggroll.perturbation.transform import perturbed
+from eggroll.task import Task, check_task
+
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Coverage",
+    "EvolutionStrategy",
+    "Generation",
+    "IntegerStrategy",
+    "Perturbed",
+    "Rule",
+    "Shift",
+    "Task",
+    "UserError",
+    "__version__",
+    "accumulating",
+    "check_task",
+    "coverage",
+    "frozen",
+    "full_rank",
+    "inverse_time",
+    "low_rank",
+    "memoryless",
+    "perturbed",
+    "population_mesh",
+    "sgd_learning_rate",
+    "shaping",
+    "trainable",
+    "with_master_weights",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -2,7 +2,7 @@
 
 import sys
 
-from eggroll.cli import main
+from eggroll.cli.main import main
 
 
 if __name__ == "__main__":

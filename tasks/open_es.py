@@ -23,13 +23,19 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from eggroll import build, diagnostics
-from eggroll.algorithms import Algorithm, Metrics
+from eggroll import Task, UserError
 from eggroll.config import Config
-from eggroll.errors import UserError
-from eggroll.sharding import map_chunks
-from eggroll.state import Purpose, State, key_for
-from eggroll.task import Task
+from eggroll.evolution.chunks import map_chunks
+from eggroll.evolution.members import rows_of_members
+from eggroll.training import (
+    Algorithm,
+    Metrics,
+    Purpose,
+    State,
+    diagnostics,
+    instantiate,
+    key_for,
+)
 
 
 # Names of `eggroll.shaping`, and what does the same in evosax.
@@ -59,9 +65,9 @@ class _Learner:
         algorithms = _library("evosax.algorithms")
         shapings = _library("evosax.core.fitness_shaping")
         self.task, self.strategy = task, (setting := config.strategy)
-        self.optimizer = build.optimizer(config)
+        self.optimizer = instantiate.optimizer(config)
         like = jax.eval_shape(task.init, jax.random.key(config.seed))
-        sigma = build.schedule(setting.sigma)
+        sigma = instantiate.schedule(setting.sigma)
         self.es = algorithms.Open_ES(
             population_size=setting.population,
             solution=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like),
@@ -85,10 +91,9 @@ class _Learner:
         fitness, carry, aux = self._evaluate(population, data, state.carry, fitness_key)
         told = -self._in_their_order(self._mended(fitness))
         kept, _ = self.es.tell(noise_key, population, told, kept, self.options)
-        new = state._replace(
+        new = state.advanced(
             params=self.es.get_mean(kept),
             opt_state=kept,
-            step=state.step + 1,
             task=self.task.update_state(state.task, aux),
             carry=carry,
         )
@@ -108,9 +113,9 @@ class _Learner:
 
         def some(rows: tuple) -> Any:
             params, carry, keys, index = rows
-            take = lambda x: x[index // (size // x.shape[0])]
+            read = lambda x: rows_of_members(x, mapped=True, index=index, size=size)
             own = jax.tree.map(
-                lambda axis, x: x if axis is None else jax.tree.map(take, x),
+                lambda axis, x: x if axis is None else jax.tree.map(read, x),
                 axes,
                 data,
                 is_leaf=lambda axis: axis is None,
@@ -118,7 +123,7 @@ class _Learner:
             evaluate = jax.vmap(self.task.evaluate, (0, axes, 0, 0))
             return evaluate(params, own, carry, keys)
 
-        chunk = self.strategy.chunk or size
+        chunk = self.strategy.chunk_size or size
         return map_chunks(some, (members, carry, keys, index), chunk)
 
     def _mended(
@@ -146,7 +151,7 @@ def _check(config: Config) -> None:
     setting = config.strategy
     wrong = {
         "precision": config.precision != "float32" and "float32",
-        "strategy.reuse": setting.reuse != 1 and "1",
+        "strategy.noise_reuse": setting.noise_reuse != 1 and "1",
         "strategy.rules": bool(setting.rules) and "none",
         "strategy.shaping": (setting.shaping.name not in SHAPINGS)
         and f"one of {', '.join(SHAPINGS)}",

@@ -12,8 +12,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from eggroll.errors import UserError
-from eggroll.task import Task
+from eggroll import Task, UserError
 from models.mlp import MLP
 
 

@@ -1,10 +1,8 @@
 """Reinforcement learning: whole episodes, their return as fitness."""
 
-from tasks.control.environment import (
-    Environment as Environment,
-    make as make,
-)
-from tasks.control.policy import ActionHead as ActionHead
+from tasks.control.action_head import ActionHead as ActionHead
+from tasks.control.adapters import make as make
+from tasks.control.environment import Environment as Environment
 from tasks.control.rollout import (
     Episodes as Episodes,
     rollout as rollout,

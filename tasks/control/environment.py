@@ -1,4 +1,4 @@
-"""The environment protocol, and how an environment is found by its name."""
+"""The environment protocol, and what its adapters have in common."""
 
 import difflib
 import importlib
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
-from eggroll.errors import UserError
+from eggroll import UserError
 from tasks.control.spaces import Space
 
 
@@ -65,42 +65,6 @@ class Environment(Protocol):
         del state
 
 
-ADAPTERS: dict[str, str] = {
-    "brax": "tasks.control.adapters.brax:make",
-    "craftax": "tasks.control.adapters.craftax:make",
-    "gymnax": "tasks.control.adapters.gymnax:make",
-    "jaxmarl": "tasks.control.adapters.jaxmarl:make",
-    "jumanji": "tasks.control.adapters.jumanji:make",
-    "kinetix": "tasks.control.adapters.kinetix:make",
-    "navix": "tasks.control.adapters.navix:make",
-    "pgx": "tasks.control.adapters.pgx:make",
-}
-
-
-def make(name: str, **options: Any) -> Environment:
-    """Make an environment from `library/name`, or from the dotted path to a class.
-
-    Args:
-        name: for example `gymnax/CartPole-v1`; or `package.module:Class` for an
-            environment of your own.
-        **options: passed on; what there is depends on the library.
-
-    Raises:
-        UserError: if there is no such library or environment (names the nearest), or
-            the library is not installed (says how to get it).
-    """
-    if ":" in name:
-        return _load(name)(**options)
-    library, _, rest = name.partition("/")
-    if library not in ADAPTERS or not rest:
-        raise UserError(
-            f"Expected an environment as library/name or package.module:Class, got "
-            f"{name!r}. Libraries: {', '.join(sorted(ADAPTERS))}."
-            f"{_did_you_mean(library, ADAPTERS)}"
-        )
-    return _load(ADAPTERS[library])(rest, **options)
-
-
 def library(module: str, *, extra: str) -> Any:
     """Import an optional library.
 
@@ -126,7 +90,7 @@ def check_name(name: str, names: Collection[str], *, library: str) -> None:
     """Refuse a name that the library does not know, and suggest the nearest ones."""
     if name not in names:
         raise UserError(
-            f"{library} has no environment {name!r}.{_did_you_mean(name, names)}"
+            f"{library} has no environment {name!r}.{did_you_mean(name, names)}"
         )
 
 
@@ -137,30 +101,15 @@ def check_options(
     for option in options:
         if option not in known:
             raise UserError(
-                f"{environment} has no option {option!r}.{_did_you_mean(option, known)}"
+                f"{environment} has no option {option!r}.{did_you_mean(option, known)}"
             )
 
 
-def _did_you_mean(name: str, names: Collection[str]) -> str:
+def did_you_mean(name: str, names: Collection[str]) -> str:
+    """The names nearest to one that is not among them, as a sentence of a message."""
     folded = {known.casefold(): known for known in names}
     near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.4)
     found = ", ".join(repr(folded[match]) for match in near)
     if not found:
         return f" It has: {', '.join(sorted(folded.values()))}."
     return f" Did you mean {found}?"
-
-
-def _load(path: str) -> Any:
-    module, _, attribute = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
-        is_ours = isinstance(error, AttributeError) or f"{module}.".startswith(
-            f"{error.name}."
-        )
-        if not is_ours:  # found, but itself in want of something
-            raise
-        raise UserError(
-            f"Nothing found at {path!r}: {error}. Expected package.module:Class, "
-            "importable from the current directory."
-        ) from error

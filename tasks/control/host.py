@@ -15,11 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from eggroll.algorithms import Algorithm, Metrics, evolution
+from eggroll import UserError
 from eggroll.config import Config
-from eggroll.errors import UserError
-from eggroll.state import State
-from tasks.control.native import HostEnvironment, describe
+from eggroll.training import Algorithm, Metrics, State, evolution
+from tasks.control.host_environment import HostEnvironment, describe
 from tasks.control.normalisation import Moments, merge, moments, no_moments
 from tasks.control.pool import Played, Pool, play
 from tasks.control.task import Control
@@ -225,9 +224,9 @@ class HostControl(Control):
 
 
 def _evolution(task: HostControl, config: Config, *, rank: int | None) -> Algorithm:
-    init, ask, tell = evolution(task, config, rank=rank)
+    init, ask, learn = evolution(task, config, rank=rank)
     members, trial = config.strategy.population, ask
-    ask, tell = jax.jit(ask), jax.jit(tell)
+    ask, learn = jax.jit(ask), jax.jit(learn)
 
     def step(state: State, data: HostData) -> tuple[State, Metrics]:
         generations = []
@@ -245,6 +244,6 @@ def _evolution(task: HostControl, config: Config, *, rank: int | None) -> Algori
             "metrics": {"episode_length": lengths.mean(axis=1).astype(np.float32)},
             "observed": observed,
         }
-        return tell(state, *generations, fitness, state.carry, aux)
+        return learn(state, *generations, fitness, state.carry, aux)
 
     return Algorithm(init, step, members, trial=trial)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from eggroll.errors import UserError
+from eggroll import UserError
 
 
 NETWORKS = {

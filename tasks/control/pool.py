@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt32
 
-from eggroll.errors import UserError
+from eggroll import UserError
 from tasks.control.environment import library
 
 

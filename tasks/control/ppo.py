@@ -1,7 +1,7 @@
 """Proximal policy optimisation, the baseline for the tasks of `Control`.
 
 The same environments, networks, observation statistics and validation as evolution has;
-the optimiser is the config's. One update is one round of experience.
+the optimiser is the config's. One update is one round of trajectories.
 
 References:
     Schulman et al., "Proximal Policy Optimization Algorithms" (2017),
@@ -9,29 +9,30 @@ References:
     Details of Proximal Policy Optimization" (2022).
 """
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from eggroll import build
-from eggroll.algorithms import Algorithm, Metrics
+from eggroll import UserError
 from eggroll.config import Config
-from eggroll.errors import UserError
-from eggroll.state import Purpose, State, key_for
-from tasks.control.experience import Step, Workers, advantages, collect, start
+from eggroll.training import (
+    Algorithm,
+    Metrics,
+    Purpose,
+    State,
+    instantiate,
+    key_for,
+)
+from tasks.control.action_head import ActionHead, Squash
+from tasks.control.environment import Environment
+from tasks.control.networks import Network
 from tasks.control.normalisation import Moments, merge, moments, normalise
-from tasks.control.policy import ActionHead
 from tasks.control.spaces import Box
-
-
-if TYPE_CHECKING:
-    from tasks.control.task import Control
+from tasks.control.trajectories import Step, Workers, advantages, collect, start
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,28 @@ class PPOSettings:
             )
 
 
+class PolicyTask(Protocol):
+    """What is read of a task: all that `Control` says of policy and environment.
+
+    `Control` offers this algorithm, and so cannot be named here.
+    """
+
+    @property
+    def env(self) -> Environment: ...
+    @property
+    def policy(self) -> Network: ...
+    @property
+    def deterministic(self) -> bool: ...
+    @property
+    def squash(self) -> Squash: ...
+    @property
+    def normalise_observations(self) -> bool: ...
+    @property
+    def max_steps(self) -> int | None: ...
+    @property
+    def ppo(self) -> PPOSettings: ...
+
+
 class Learnt(NamedTuple):
     """What gradients flow to."""
 
@@ -98,7 +121,7 @@ class Batch(NamedTuple):
     advantage: Float[Array, " batch"]
 
 
-def algorithm(task: Control, config: Config) -> Algorithm:
+def algorithm(task: PolicyTask, config: Config) -> Algorithm:
     """Return PPO on the environment of a `Control` task.
 
     Raises:
@@ -116,12 +139,12 @@ def algorithm(task: Control, config: Config) -> Algorithm:
 class _Learner:
     """The pair of pure functions, and what they share."""
 
-    def __init__(self, task: Control, config: Config):
+    def __init__(self, task: PolicyTask, config: Config):
         self.task, self.config, self.settings = task, config, task.ppo
         self.head = ActionHead(task.env.action_space, False, task.squash)
         self.critic = dataclasses.replace(task.policy, outputs=1)
         clip = optax.clip_by_global_norm(task.ppo.gradient_norm)
-        self.optimizer = optax.chain(clip, build.optimizer(config))
+        self.optimizer = optax.chain(clip, instantiate.optimizer(config))
 
     def init(self, params: PyTree) -> Kept:
         key = key_for(jax.random.key(self.config.seed), Purpose.INIT, 1)
@@ -163,10 +186,9 @@ class _Learner:
             "fitness/nonfinite": 1 - jnp.mean(jnp.isfinite(steps.reward)),
             "samples": jnp.float32(steps.reward.size),
         } | losses
-        new = state._replace(
+        new = state.advanced(
             params=learnt.actor,
             opt_state=Kept(learnt.critic, learnt.log_std, opt_state, workers),
-            step=state.step + 1,
             task=self._observe(state.task, steps),
         )
         return new, metrics

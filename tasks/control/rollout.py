@@ -33,6 +33,21 @@ class Episodes(NamedTuple):
     terminated: Bool[Array, " episodes"]
     observed: Moments
 
+    def after(
+        self,
+        reward: Float[Array, " episodes"],
+        alive: Bool[Array, " episodes"],
+        done: Bool[Array, " episodes"],
+        observed: Moments,
+    ) -> "Episodes":
+        """What there is after another step, which counts for those alive before it."""
+        return Episodes(
+            returns=self.returns + jnp.where(alive, reward, 0),
+            lengths=self.lengths + alive,
+            terminated=self.terminated | (alive & done),
+            observed=observed,
+        )
+
 
 class _Loop(NamedTuple):
     time: Int[Array, ""]
@@ -86,8 +101,7 @@ def rollout(
         state, observation, action_memory, reward, done = each(
             loop.state, loop.observation, loop.memory, keys, loop.time + 1
         )
-        so_far, alive = loop.episodes, loop.alive
-        observed = so_far.observed
+        alive, observed = loop.alive, loop.episodes.observed
         if observe:
             observed = merge(observed, moments(loop.observation, alive))
         return _Loop(
@@ -96,12 +110,7 @@ def rollout(
             state=state,
             observation=observation,
             memory=action_memory,
-            episodes=Episodes(
-                returns=so_far.returns + jnp.where(alive, reward, 0),
-                lengths=so_far.lengths + alive,
-                terminated=so_far.terminated | (alive & done),
-                observed=observed,
-            ),
+            episodes=loop.episodes.after(reward, alive, done, observed),
         )
 
     start = _start(environment, keys, memory)

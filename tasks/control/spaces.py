@@ -38,7 +38,7 @@ class MultiDiscrete:
 class Box:
     """Real numbers between `low` and `high`; a float32 vector as long as these.
 
-    Bounds may be infinite; `tasks.control.policy` then leaves the number unscaled.
+    Bounds may be infinite; `tasks.control.action_head` then leaves the number unscaled.
     """
 
     low: tuple[float, ...]

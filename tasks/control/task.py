@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from eggroll.errors import UserError
-from eggroll.film import Frame
-from eggroll.task import Task
+from eggroll import Task, UserError
+from eggroll.runs import Frame
 from tasks import open_es
-from tasks.control.environment import Environment, make
+from tasks.control.action_head import ActionHead, Squash
+from tasks.control.adapters import make
+from tasks.control.environment import Environment
 from tasks.control.networks import Network
 from tasks.control.normalisation import (
     Moments,
@@ -24,10 +25,9 @@ from tasks.control.normalisation import (
     no_moments,
     normalise,
 )
-from tasks.control.policy import ActionHead, Squash
 from tasks.control.ppo import PPOSettings, algorithm as ppo_algorithm
+from tasks.control.rendering import watch
 from tasks.control.rollout import Episodes, rollout
-from tasks.control.watching import watch
 
 
 # Returns at which an environment counts as solved, for the plots.

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from eggroll.errors import UserError
+from eggroll import UserError
 
 
 SEPARATOR = b"\0"

@@ -9,9 +9,16 @@ held-out part takes 0.4 bits a byte less than the entropy of its single bytes.
 import sys
 from collections.abc import Sequence
 
-from eggroll import experiment as experiments, run as runs, settings, training
-from eggroll.config import Config
-from eggroll.state import Purpose, State, key_for
+from eggroll.config import Config, load
+from eggroll.runs import create, curves
+from eggroll.training import (
+    Purpose,
+    State,
+    initial_state,
+    key_for,
+    prepare,
+    train,
+)
 from tasks.language.task import Language
 
 
@@ -31,8 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     path, *changes = arguments
     pairs = zip(changes[0::2], changes[1::2], strict=True)
     overrides = [(name.removeprefix("--"), value) for name, value in pairs]
-    config = settings.load(path, overrides, name="demo-language")
-    experiment = experiments.prepare(config)
+    config = load(path, overrides, name="demo-language")
+    experiment = prepare(config)
     task = experiment.task
     assert isinstance(task, Language)
     wanted = task.reference["unigram"] - MARGIN
@@ -40,12 +47,12 @@ def main(arguments: Sequence[str]) -> int:
         f"corpus: {len(task.text.train):,} bytes to learn from; the held-out part takes"
     )
     say("  " + ", ".join(f"{k} {v:.2f}" for k, v in task.reference.items()))
-    write(task, config, experiments.initial_state(experiment), "before")
-    run = runs.create(config)
-    outcome = training.train(experiment, run, report=say)
+    write(task, config, initial_state(experiment), "before")
+    run = create(config)
+    outcome = train(experiment, run, report=say)
     write(task, config, outcome.state, "after")
     reached = outcome.validation["bits/byte"]
-    say(f"curve: {run.curve}")
+    say(f"curve: {curves.curve(run, task)}")
     say(
         f"{reached:.3f} bits/byte after {outcome.progress.seconds:.0f} s of training; "
         f"wanted: {wanted:.3f}"

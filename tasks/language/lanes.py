@@ -7,7 +7,7 @@ import math
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from eggroll.errors import UserError
+from eggroll import UserError
 from tasks.language.corpus import Bytes
 
 

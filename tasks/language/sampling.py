@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from eggroll.errors import UserError
+from eggroll import UserError
 from tasks.language.networks import Network
 
 

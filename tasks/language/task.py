@@ -11,15 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Num, PRNGKeyArray, PyTree, UInt8
 
-from eggroll import barriers
-from eggroll.errors import UserError
-from eggroll.integer_training import Stepping, integer
-from eggroll.task import Task
+from eggroll import Task, UserError
+from eggroll.integer import compilation
+from eggroll.training import Stepping, integer_algorithm
 from models.egg import Egg
 from tasks.language import networks
 from tasks.language.corpus import Corpus, load
+from tasks.language.diagnostics import saturation_of, weights_of
 from tasks.language.lanes import Lanes, references
-from tasks.language.recorder import saturation_of, weights_of
 from tasks.language.sampling import sample
 
 
@@ -68,7 +67,7 @@ class Language(Task):
     maximise = False
     samples = "tokens"
     data_axes = 0
-    algorithms = MappingProxyType({"integer": integer})
+    algorithms = MappingProxyType({"integer": integer_algorithm})
 
     def __post_init__(self):
         try:
@@ -205,7 +204,7 @@ class Language(Task):
 
             return jax.lax.scan(one, state, steps)[1]
 
-        compiled = barriers.jit(run)
+        compiled = compilation.jit(run)
         return lambda params, steps: np.asarray(
             compiled(params, steps), np.float64
         ).sum()

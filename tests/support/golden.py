@@ -51,7 +51,8 @@ CASES = {
     ),
     "regression, backprop": Case("supervised/regression.yaml", ["algorithm=backprop"]),
     "regression, bfloat16, reuse, chunks": Case(
-        "supervised/regression.yaml", ["precision=bfloat16", "{reuse}=4", "{chunk}=6"]
+        "supervised/regression.yaml",
+        ["precision=bfloat16", "noise_reuse=4", "chunk_size=6"],
     ),
     "regression, without pairs": Case(
         "supervised/regression.yaml", ["antithetic=false", "shaping=centred_rank"]
@@ -99,18 +100,18 @@ def digest(name: str, output: Path, corpus: Path) -> dict[str, Any]:
 
 
 def _trained(case: Case, output: Path, corpus: Path) -> Any:
-    from eggroll import experiment as experiments, run as runs, settings, training
+    from eggroll import runs, training
+    from eggroll.config import load
 
-    overrides = [word.split("=", 1) for word in [*SMALL, *case.changes]]
-    names = {"{reuse}": "reuse", "{chunk}": "chunk"}
-    pairs = [(names.get(name, name), value) for name, value in overrides]
+    words = [*SMALL, *case.changes]
+    pairs = [(name, value) for name, _, value in (w.partition("=") for w in words)]
     if case.config.startswith("language"):
         pairs.append(("corpus", str(corpus)))
     budget = {"generations": str(STEPS), "output": str(output), "evaluate_every": "20"}
-    config = settings.load(
+    config = load(
         ROOT / "configs" / case.config, [*pairs, *budget.items()], name="golden"
     )
-    outcome = training.train(experiments.prepare(config), runs.create(config))
+    outcome = training.train(training.prepare(config), runs.create(config))
     assert int(outcome.state.step) == STEPS
     return outcome.state.params
 

@@ -3,3 +3,61 @@
 One module a library, each with a function `make(name, **options)`; a library is
 imported only when one of its environments is made.
 """
+
+import importlib
+from typing import Any
+
+from eggroll import UserError
+from tasks.control.environment import Environment, did_you_mean
+
+
+ADAPTERS: dict[str, str] = {
+    "brax": "tasks.control.adapters.brax:make",
+    "craftax": "tasks.control.adapters.craftax:make",
+    "gymnax": "tasks.control.adapters.gymnax:make",
+    "jaxmarl": "tasks.control.adapters.jaxmarl:make",
+    "jumanji": "tasks.control.adapters.jumanji:make",
+    "kinetix": "tasks.control.adapters.kinetix:make",
+    "navix": "tasks.control.adapters.navix:make",
+    "pgx": "tasks.control.adapters.pgx:make",
+}
+
+
+def make(name: str, **options: Any) -> Environment:
+    """Make an environment from `library/name`, or from the dotted path to a class.
+
+    Args:
+        name: for example `gymnax/CartPole-v1`; or `package.module:Class` for an
+            environment of your own.
+        **options: passed on; what there is depends on the library.
+
+    Raises:
+        UserError: if there is no such library or environment (names the nearest), or
+            the library is not installed (says how to get it).
+    """
+    if ":" in name:
+        return _load(name)(**options)
+    library, _, rest = name.partition("/")
+    if library not in ADAPTERS or not rest:
+        raise UserError(
+            f"Expected an environment as library/name or package.module:Class, got "
+            f"{name!r}. Libraries: {', '.join(sorted(ADAPTERS))}."
+            f"{did_you_mean(library, ADAPTERS)}"
+        )
+    return _load(ADAPTERS[library])(rest, **options)
+
+
+def _load(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        is_ours = isinstance(error, AttributeError) or f"{module}.".startswith(
+            f"{error.name}."
+        )
+        if not is_ours:  # found, but itself in want of something
+            raise
+        raise UserError(
+            f"Nothing found at {path!r}: {error}. Expected package.module:Class, "
+            "importable from the current directory."
+        ) from error

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from eggroll.errors import UserError
+from eggroll import UserError
 from tasks.control.drawing import Image, Shape, capsule, scene
 from tasks.control.environment import Environment, check_name, library
 from tasks.control.spaces import Box, Discrete, Space

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from eggroll.errors import UserError
+from eggroll import UserError
 from tasks.control.environment import Environment, check_name
 from tasks.control.spaces import Box, Discrete, MultiDiscrete, Space
 

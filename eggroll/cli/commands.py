@@ -1,0 +1,243 @@
+"""What the commands of the command line do, given a way to say things."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import jax
+from jaxtyping import PyTree
+
+from eggroll import runs, training
+from eggroll.config import load, plain, yamlfile
+from eggroll.errors import UserError
+from eggroll.evolution import memory
+from eggroll.evolution.report import coverage
+from eggroll.runs import Checkpoints, Restored, Run, animation, curves, metrics
+from eggroll.sweep import search
+from eggroll.task import first_row, validate
+from eggroll.training import Experiment, Purpose, Stop, instantiate, key_for
+from eggroll.training.budget import is_reached
+
+
+Say = Callable[[str], None]
+Overrides = Sequence[tuple[str, str]]
+T = TypeVar("T")
+
+
+def train(config: str, overrides: Overrides, say: Say) -> int:
+    """Starts a run; nothing is written before all is checked."""
+    loaded = load(config, overrides, name=Path(config).stem)
+    experiment = training.prepare(loaded)
+    return _train(experiment, runs.create(loaded), say)
+
+
+def resume(directory: str, overrides: Overrides, say: Say) -> int:
+    """Goes on with a run, perhaps with another budget."""
+    run = runs.load(directory)
+    if overrides:
+        run = runs.change(run, overrides)
+    return _train(training.prepare(run.config), run, say)
+
+
+def evaluate(directory: str, step: int | None, seed: int, say: Say) -> int:
+    """Validates a run's parameters on seeds that no validation of its training used."""
+    run, experiment, restored = _restore(directory, step, say)
+    state = restored.state
+    key = key_for(state.key, Purpose.EVALUATE, seed)
+    say(f"{run.path} at step {restored.step}")
+    for name, value in validate(experiment.task, state.params, state.task, key).items():
+        say(f"  {name} {value:.6g}")
+    return 0
+
+
+class Sample(NamedTuple):
+    """What text is wanted of a language model."""
+
+    prompt: bytes
+    length: int
+    temperature: float
+    seed: int
+
+
+def sample(directory: str, step: int | None, wanted: Sample, say: Say) -> int:
+    """Continues a text with the model of a run whose task has a method `sample`."""
+    run, experiment, restored = _restore(directory, step, say)
+    make = getattr(experiment.task, "sample", None)
+    if make is None:
+        task = type(experiment.task).__name__
+        raise UserError(f"{run.path}: the task {task} has no texts to sample")
+    state = restored.state
+    key = key_for(state.key, Purpose.EVALUATE, wanted.seed)
+    prompt, length, temperature, _ = wanted
+    made = make(state.params, prompt, length, key, temperature)
+    say((prompt + b"".join(made)).decode(errors="replace"))
+    return 0
+
+
+class Film(NamedTuple):
+    """What is wanted of an episode.
+
+    Attributes:
+        path: Of the GIF or PNG; None for `episode.gif` of the run.
+        steps: How many at most.
+        seed: Of the episode.
+    """
+
+    path: Path | None
+    steps: int | None
+    seed: int
+
+
+def render(directory: str, step: int | None, wanted: Film, say: Say) -> int:
+    """Films an episode of a run whose task has a method `render`."""
+    path = wanted.path or Path(directory) / "episode.gif"
+    animation.check_path(path)
+    if wanted.steps is not None and wanted.steps < 1:
+        raise UserError(f"--steps: expected at least 1, got {wanted.steps}")
+    run, experiment, restored = _restore(directory, step, say)
+    make = getattr(experiment.task, "render", None)
+    if make is None:
+        task = type(experiment.task).__name__
+        raise UserError(f"{run.path}: the task {task} has nothing to draw")
+    state = restored.state
+    key = key_for(state.key, Purpose.EVALUATE, wanted.seed)
+    frames = make(state.params, state.task, key, wanted.steps)
+    animation.write(frames, path)
+    say(f"{frames[-1].caption} at the end: {path}")
+    return 0
+
+
+def _restore(
+    directory: str, step: int | None, say: Say
+) -> tuple[Run, Experiment, Restored]:
+    """A run and the state that one of its checkpoints holds, the newest by default."""
+    run = runs.load(directory)
+    experiment = training.prepare(run.config)
+    checkpoints = Checkpoints(run.checkpoints)
+    restored = checkpoints.restore(training.initial_state(experiment), step)
+    for number, reason in restored.damaged.items():
+        say(f"checkpoint {number} is damaged and passed over: {reason}")
+    return run, experiment, restored
+
+
+def plot(directories: Sequence[str], say: Say) -> int:
+    """Draws the curve of each run anew."""
+    for directory in directories:
+        run = runs.load(directory)
+        say(str(curves.curve(run, instantiate.task(run.config))))
+    return 0
+
+
+def compare(directories: Sequence[str], output: Path, say: Say) -> int:
+    """Draws runs against each other, and tells where each got to."""
+    found = [runs.load(directory) for directory in directories]
+    tasks = [instantiate.task(run.config) for run in found]
+    picture = curves.comparison(found, tasks, output)
+    width = max(len(str(run.path)) for run in found)
+    say(
+        f"{'run':<{width}}  algorithm  {'step':>8} {'seconds':>9} {'samples':>11}  last"
+    )
+    for run in found:
+        rows = metrics.read(run.metrics)
+        headline = curves.headline_of(rows)
+        last = [row for row in rows if headline in row][-1]
+        say(
+            f"{run.path!s:<{width}}  {run.config.algorithm:<9}  {last['step']:>8} "
+            f"{last['seconds']:>9.1f} {last['samples']:>11.4g}  "
+            f"{headline.removeprefix(curves.PREFIX)} {last[headline]:.6g}"
+        )
+    say(str(picture))
+    return 0
+
+
+def sweep(config: str, overrides: Overrides, trials: int, seeds: int, say: Say) -> int:
+    """Searches the space that a config declares, or goes on with that."""
+    found = search.sweep(config, overrides, trials=trials, seeds=seeds, report=say)
+    if found.signal is not None:
+        say(f"all so far is in {found.path}; the same command goes on with it")
+        return 128 + found.signal
+    say((found.path / "table.md").read_text(encoding="utf-8").rstrip())
+    say(f"{found.path}: sweep.json, table.md, sweep.png, and each run")
+    return 0 if found.record.ranked() else 1
+
+
+def info(config: str, overrides: Overrides, say: Say) -> int:
+    """Tells what a config would run; computes nothing but one batch of data."""
+    loaded = load(config, overrides, name=Path(config).stem)
+    experiment = training.prepare(loaded)
+    say(yamlfile.dump(plain(loaded)))
+    about = inspect.getdoc(experiment.task) or ""
+    say(f"{loaded.task.path}: {about.partition(chr(10))[0]}")
+    leaves = jax.tree.leaves(jax.eval_shape(experiment.task.init, jax.random.key(0)))
+    say(f"{sum(leaf.size for leaf in leaves):,} parameters in {len(leaves)} arrays")
+    ranks = {"eggroll": loaded.strategy.rank, "openes": None}
+    if loaded.algorithm in ranks:
+        _tell_plan(experiment, ranks[loaded.algorithm], say)
+    return 0
+
+
+def _tell_plan(experiment: Experiment, rank: int | None, say: Say) -> None:
+    """Says how each parameter is perturbed, and how much memory that takes."""
+    config, task, _ = experiment
+    strategy = instantiate.strategy(config, rank=rank)
+    key = jax.random.key(config.seed)
+    params = jax.eval_shape(lambda: instantiate.precise(config, task.init(key)))
+    data = first_row(task.batch(task.initial_state(), 0, key), task.data_axes)
+    carry = first_row(task.initial_carry(strategy.population), 0)
+    evaluate = lambda params, data, carry, *, key: task.evaluate(
+        params, data, carry, key
+    )
+    found = _abstractly(
+        lambda params: coverage(
+            evaluate, params, data, carry, rank=rank, rules=strategy.rules
+        ),
+        params,
+    )
+    say(f"\n{found}\n")
+    devices = instantiate.mesh(config).size
+    members = strategy.population // devices
+    budget = memory.budget()
+    chunk = strategy.chunk_size or memory.rows_within(budget, found.bytes_per_member)
+    say(
+        f"{strategy.population:,} members on {devices} device(s), at once "
+        f"{min(chunk, members):,} on each: at most {_size(found.bytes_per_member)} a "
+        f"member, {_size(budget)} a device"
+    )
+
+
+def _abstractly(function: Callable[[PyTree], T], like: PyTree) -> T:
+    """What `function` finds out about arrays like these, without having them."""
+    found = []
+    jax.eval_shape(lambda arrays: found.append(function(arrays)), like)
+    return found[0]
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"
+
+
+def _train(experiment: Experiment, run: Run, say: Say) -> int:
+    outcome = training.train(experiment, run, report=say)
+    picture = curves.curve(run, experiment.task)
+    progress, validation = outcome.progress, outcome.validation
+    if outcome.stop is Stop.INTERRUPT:
+        assert outcome.signal is not None
+        step = int(outcome.state.step)
+        say(f"step {step} is saved; go on with: eggroll train --resume {run.path}")
+        return 128 + outcome.signal
+    name, value = next(iter(validation.items()))
+    say(
+        f"{name} {value:.6g}: {outcome.stop.value}, step {int(outcome.state.step)}, "
+        f"{progress.seconds:.1f} s of training ({progress.elapsed:.1f} s in all)"
+    )
+    say(f"curve: {picture}")
+    target = run.config.budget.target
+    if target is None or is_reached(validation, target, experiment.task.maximise):
+        return 0
+    say(f"the target of {target:g} is missed")
+    return 1

@@ -1,0 +1,16 @@
+"""What a run is told: frozen dataclasses, from YAML files and the command line."""
+
+from eggroll.config.loading import flat, load, load_sweep, override, resolve
+from eggroll.config.schema import Config, Schedule, plain
+
+
+__all__ = [
+    "Config",
+    "Schedule",
+    "flat",
+    "load",
+    "load_sweep",
+    "override",
+    "plain",
+    "resolve",
+]

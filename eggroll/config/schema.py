@@ -1,0 +1,274 @@
+"""What a run is: frozen dataclasses, read from YAML and written back.
+
+The settings of the task, the optimiser and the shaping stand beside their names:
+
+    task: {class: tasks.control:Control, environment: CartPole-v1}
+    optimizer: {name: adam, learning_rate: 0.02, b1: 0.9}
+
+and are checked against the dataclass or function that is named.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self
+
+import optax
+
+from eggroll.config import coercion, lookup
+from eggroll.errors import UserError
+
+
+ScheduleKind = Literal["constant", "linear", "exponential", "cosine"]
+PLAIN = (bool, int, float, str, tuple, type(None))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A number that may change over the run.
+
+    Attributes:
+        start: Its value at step 0.
+        end: Its value from step `steps` on; needed unless constant.
+        steps: Over how many steps it goes from `start` to `end`.
+        kind: On what curve.
+    """
+
+    start: float
+    end: float | None = None
+    steps: int | None = None
+    kind: ScheduleKind = "constant"
+
+    def __post_init__(self):
+        complete = self.end is not None and self.steps is not None
+        if self.kind != "constant" and not (complete and self.steps > 0):  # pyright: ignore[reportOptionalOperand]
+            raise UserError(
+                f"a schedule of kind {self.kind!r} needs `end` and `steps` > 0, "
+                f"got end={self.end}, steps={self.steps}"
+            )
+        if self.kind == "constant" and (self.end, self.steps) != (None, None):
+            raise UserError(
+                "a schedule with `end` or `steps` needs `kind`: "
+                "linear, exponential or cosine"
+            )
+        if self.kind == "exponential" and not (self.start > 0 and self.end > 0):  # pyright: ignore[reportOptionalOperand]
+            raise UserError(
+                "an exponential schedule needs `start` and `end` above 0, "
+                f"got {self.start} and {self.end}"
+            )
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Self:
+        """Reads a schedule, for which a plain number may stand."""
+        if isinstance(value, Mapping):
+            return coercion.from_mapping(cls, value, where)
+        return cls(start=coercion.coerce(value, float, where))
+
+    def plain(self) -> Any:
+        return self.start if self.kind == "constant" else dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Something chosen by name, with its options.
+
+    Attributes:
+        name: Of a function of a module that the reader of the setting knows.
+        options: Its keyword arguments.
+    """
+
+    name: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Self:
+        """Reads a name alone, or a mapping of `name` and the options."""
+        if not isinstance(value, Mapping):
+            return cls(name=coercion.coerce(value, str, where))
+        options = dict(value)
+        if "name" not in options:
+            raise UserError(f"the setting {where + '.name'!r} is missing")
+        return cls(
+            name=coercion.coerce(options.pop("name"), str, where), options=options
+        )
+
+    def plain(self) -> Any:
+        return {"name": self.name, **self.options} if self.options else self.name
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """Which task, by dotted path as in `tasks.control:Control`, and its fields."""
+
+    path: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Self:
+        """Reads a path alone, or a mapping of `class` and the task's fields."""
+        options = {"class": value} if isinstance(value, str) else value
+        if not isinstance(options, Mapping) or "class" not in options:
+            raise UserError(
+                f"the setting {where + '.class'!r} is missing: name the task by "
+                "module and class, as in 'tasks.control:Control'"
+            )
+        options = dict(options)
+        path = coercion.coerce(options.pop("class"), str, f"{where}.class")
+        task = lookup.locate_dataclass(path)
+        given = coercion.fields_of(task, options, where)
+        return cls(path=path, options={**_defaults(task), **given})
+
+    def plain(self) -> Any:
+        return {"class": self.path, **plain(self.options)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StrategyConfig:
+    """The arguments of `eggroll.EvolutionStrategy`, as words and numbers."""
+
+    population: int = 256
+    sigma: Schedule = Schedule(start=0.05)
+    rank: int = 1
+    noise: Literal["rademacher", "gaussian"] = "rademacher"
+    antithetic: bool = True
+    noise_reuse: int = 1
+    shaping: Choice = Choice(name="zscore")
+    rules: Mapping[str, Choice] = dataclasses.field(default_factory=dict)
+    chunk_size: int | None = None
+
+    def __post_init__(self):
+        for name in ("start", "end"):
+            sigma = getattr(self.sigma, name)
+            if sigma is not None and not 0 < sigma < math.inf:
+                raise UserError(
+                    f"strategy.sigma: expected a positive, finite {name}, got {sigma}: "
+                    "without perturbations there is nothing to learn from"
+                )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """A function of `optax` that takes `learning_rate`, and its other arguments."""
+
+    name: str = "adam"
+    learning_rate: Schedule = Schedule(start=0.01)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Self:
+        """Reads a name alone, or a mapping of the fields and the options."""
+        value = value if isinstance(value, Mapping) else {"name": value}
+        own = {key: value[key] for key in ("name", "learning_rate") if key in value}
+        options = {
+            key: coercion.coerce(one, Any, f"{where}.{key}")
+            for key, one in value.items()
+            if key not in own
+        }
+        made = coercion.from_mapping(cls, own, where, options=options)
+        lookup.check_options(where, made.function(), options)
+        return made
+
+    def function(self) -> Callable:
+        """The function of `optax`."""
+        return lookup.locate_function(optax, "optimiser in optax", self.name)
+
+    def plain(self) -> Any:
+        rate = self.learning_rate.plain()
+        return {"name": self.name, "learning_rate": rate, **self.options}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BudgetConfig:
+    """When a run ends: at whichever of these comes first.
+
+    Attributes:
+        generations: Updates of the parameters.
+        seconds: Training time, compilation and validation not counted.
+        samples: As the task counts them, such as frames of all episodes.
+        target: Value of the headline metric, confirmed by a second validation.
+    """
+
+    generations: int | None = None
+    seconds: float | None = None
+    samples: float | None = None
+    target: float | None = None
+
+    def __post_init__(self):
+        if (self.generations, self.seconds, self.samples) == (None, None, None):
+            raise UserError(
+                "the budget needs `generations` or `seconds` or `samples`: set one"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run.
+
+    Attributes:
+        task: What is learnt.
+        algorithm: `eggroll`, `openes`, `backprop`, or one that the task offers.
+        strategy: How the population is drawn and weighed.
+        optimizer: What turns gradients into updates.
+        budget: When the run ends.
+        evaluate_every: Steps between validations.
+        checkpoint_every: Steps between checkpoints; the last step always has one.
+        keep_checkpoints: How many of them stay.
+        diagnose_every: Steps between measurements of the gradient's signal-to-noise
+            ratio, each at the price of one update; 0 for never.
+        seed: The base key of everything random.
+        precision: Of the parameters; `bfloat16` keeps a float32 master copy.
+        devices: Over how many devices the population is spread; all by default.
+        output: The directory in which the run gets its own.
+        name: Of the run's directory; by default that of the YAML file.
+        sinks: Where metrics go besides `metrics.jsonl`.
+    """
+
+    task: TaskConfig
+    algorithm: str = "eggroll"
+    strategy: StrategyConfig = StrategyConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    budget: BudgetConfig
+    evaluate_every: int = 10
+    checkpoint_every: int = 100
+    keep_checkpoints: int = 3
+    diagnose_every: int = 10
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    devices: int | None = None
+    output: str = "runs"
+    name: str | None = None
+    sinks: tuple[Literal["tensorboard", "wandb"], ...] = ()
+
+    def __post_init__(self):
+        for name in ("evaluate_every", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"{name}: expected at least 1, got {getattr(self, name)}"
+                )
+        if self.diagnose_every < 0:
+            raise UserError(
+                f"diagnose_every: expected at least 0, got {self.diagnose_every}"
+            )
+
+
+def plain(config: Any) -> Any:
+    """The plain data that reads back as `config`."""
+    if hasattr(config, "plain"):
+        return config.plain()
+    if dataclasses.is_dataclass(config):
+        fields = dataclasses.fields(config)
+        return {field.name: plain(getattr(config, field.name)) for field in fields}
+    if isinstance(config, Mapping):
+        return {name: plain(value) for name, value in config.items()}
+    if isinstance(config, tuple | list):
+        return [plain(value) for value in config]
+    return config
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    """The defaults that can be written out."""
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(cls)
+        if field.init and isinstance(field.default, PLAIN)
+    }

@@ -1,0 +1,88 @@
+"""The update: noise drawn again and contracted with the weights of the members.
+
+    Σ_i w_i A_i B_iᵀ = (diag(w) A)ᵀ B        one matmul (rows × Nr)(Nr × cols)
+
+A perturbation itself is never formed, and a pair enters once, as the difference of its
+members' weights.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Num
+
+from eggroll.evolution import shaping
+from eggroll.perturbation.layout import Layout
+
+
+def narrowed(
+    values: Float[np.ndarray, " members"], *, antithetic: bool
+) -> Float[Array, " members"]:
+    """Turns values of the host into float32; finite ones stay finite.
+
+    What the weights of a pair have in common cancels in the update: with `antithetic`
+    it is dropped while there is room for the difference beside it.
+    """
+    if antithetic:
+        half = values[0::2] / 2 - values[1::2] / 2
+        values = np.stack([half, -half], axis=1).reshape(-1)
+    limit = np.finfo(np.float32).max
+    cut = np.where(np.isfinite(values), np.clip(values, -limit, limit), values)
+    return jnp.asarray(cut, jnp.float32)
+
+
+def pair_weights(
+    weights: Num[Array, " members"], *, antithetic: bool
+) -> tuple[Float[Array, " pairs"], Float[Array, ""]]:
+    """Returns what each pair (without pairs: each member) weighs in the update.
+
+    Pairs weigh the difference of their members. It is taken in the weights' own type
+    and then narrowed, in units in which nothing can overflow.
+
+    Returns:
+        The weights, float32, and their unit.
+    """
+    if jnp.issubdtype(weights.dtype, jnp.integer):
+        if antithetic:
+            return _difference(weights[0::2], weights[1::2]), jnp.ones(())
+        weights = weights.astype(jnp.float32)
+    weights, unit = shaping.scaled_down(weights)
+    if antithetic:
+        weights = weights[0::2] - weights[1::2]
+    return weights.astype(jnp.float32), unit.reshape(())
+
+
+def _difference(
+    a: Int[Array, " pairs"], b: Int[Array, " pairs"]
+) -> Float[Array, " pairs"]:
+    """Subtracts integers exactly, whatever their size, before it narrows them."""
+    wide = jnp.dtype(f"u{a.dtype.name.lstrip('u')}")
+    a_, b_ = a.astype(wide), b.astype(wide)
+    above, below = (x.astype(jnp.float32) for x in (a_ - b_, b_ - a_))
+    return jnp.where(a > b, above, -below)
+
+
+def contract(
+    layout: Layout,
+    factors: Sequence[Array],
+    weights: Float[Array, " pairs"],
+) -> Float[Array, "*dims"]:
+    """Returns Σ_p w_p Σ_r Π_k factor_k[p, ..., r], of the leaf's shape."""
+    dims = [f"dim{d}" for d in range(len(layout.shape))]
+    names = ["pair", *dims, "rank"]
+    letters = {name: i for i, name in enumerate(names)}
+    kept = [[i for i, n in enumerate(f.shape) if i == 0 or n != 1] for f in factors]
+    # Dimensions of size 1 are dropped, and put back at the end: einsum then sees the
+    # plain product of matrices that it is.
+    operands = []
+    for factor, keep in zip(factors, kept, strict=True):
+        thin = factor.reshape([factor.shape[i] for i in keep]).astype(weights.dtype)
+        operands.append((thin, [letters[names[i]] for i in keep]))
+    first, labels = operands[0]
+    weighted = first * weights.reshape(-1, *(1,) * (first.ndim - 1))
+    present = {n for _, ns in operands for n in ns}
+    out = [letters[d] for d in dims if letters[d] in present]
+    flat = [x for pair in [(weighted, labels), *operands[1:]] for x in pair]
+    total = jnp.einsum(*flat, out, preferred_element_type=weights.dtype)
+    return total.reshape(layout.shape)

@@ -1,0 +1,292 @@
+"""Populations: what strategies on floats and on integers share.
+
+Noise is drawn for a whole chunk of members at population level, and only the model runs
+under `vmap`: drawn inside the mapped function, the same computation takes twice as long
+on a CPU.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, PyTree
+
+from eggroll.evolution import chunks, compilers, memory, noise as noises, sharding
+from eggroll.evolution.generation import Generation
+from eggroll.evolution.members import Drawn, Members, perturb, rows_of_members
+from eggroll.evolution.tracing import Trace, trace
+from eggroll.evolution.validation import check_index, check_population
+from eggroll.perturbation.interpreter import Observer, is_perturbed
+from eggroll.perturbation.layout import Layout
+from eggroll.perturbation.rules import Rule, Rules
+from eggroll.perturbation.scale import Scale
+from eggroll.perturbation.transform import evaluate, ignore
+
+
+@dataclasses.dataclass(frozen=True)
+class Population(abc.ABC):
+    """A population of perturbed models, evaluated in chunks and over devices.
+
+    Strategies inherit from it. They say how leaves are perturbed (`_plan`, `_scale`),
+    with which noise, and what is learnt from a generation.
+    """
+
+    population: int
+    _: dataclasses.KW_ONLY
+    noise_reuse: int = 1
+    rules: Mapping[str, Rule] = dataclasses.field(default_factory=dict)
+    chunk_size: int | None = None
+    memory_bytes: int | None = None
+    mesh: Mesh | None = None
+
+    def __post_init__(self) -> None:
+        check_population(self)
+        object.__setattr__(self, "rules", Rules(self.rules))  # so that it has a hash
+
+    def ask(
+        self, apply: Callable, *, in_axes: Any = None
+    ) -> Callable[..., tuple[PyTree, Generation]]:
+        """Evaluates a function on every member; scoring is up to the caller.
+
+        Args:
+            apply: `apply(params, *args, **kwargs)` returns a pytree of arrays. If it
+                has a parameter named `key` that is left open, it is given one: the same
+                for the two members of a pair, new each step.
+            in_axes: for each argument after `params`, None if all members share it, or
+                0 if it has a row a member (or a row for each group of consecutive
+                members); a tuple, or one for all, and pytree prefixes as in `jax.vmap`.
+
+        Returns:
+            `run(params, key, *args, step=0, **kwargs) -> (outputs, generation)`: the
+            outputs of all members, with a leading member dimension, and what is needed
+            to draw the same noise again. The noise is a function of `key` and `step`:
+            who calls it twice with both the same asks the same members twice.
+
+        Raises:
+            ValueError: when run, if `in_axes` does not fit, or if nothing can be
+                evolved.
+        """
+        return self._ask(apply, in_axes, lambda result: None)
+
+    def member(
+        self, generation: Generation, params: PyTree, index: Int[Array, ""] | int
+    ) -> PyTree:
+        """Returns the parameters of one member, written out: to inspect or export it.
+
+        Args:
+            generation: from `ask`, of this strategy or one like it.
+            params: the parameters it was asked with.
+            index: of the member, from 0; 2p and 2p + 1 are a pair.
+
+        Raises:
+            ValueError: if there is no such member, if the parameters are not like those
+                the generation was asked with, or if it was asked for by a strategy with
+                other noise.
+        """
+        generation.check(self._noise_settings)
+        check_index(index, self.population)
+        arrays = [jnp.asarray(x) for x in generation.arrays(params)]
+        drawn = self._draw(generation, jnp.atleast_1d(jnp.asarray(index)))
+        drawn = jax.tree.map(lambda x: x[0] if x.ndim else x, drawn)  # scales: shared
+        one = perturb(arrays, generation.layouts, drawn)
+        written = iter(x.materialise() if is_perturbed(x) else x for x in one)
+        leaves = zip(jax.tree.leaves(params), generation.plan, strict=True)
+        return jax.tree.unflatten(
+            generation.tree,
+            [x if layout is None else next(written) for x, layout in leaves],
+        )
+
+    # --- What a strategy says
+
+    @property
+    @abc.abstractmethod
+    def _pairs(self) -> bool:
+        """Whether members 2p and 2p + 1 mirror each other."""
+
+    @property
+    @abc.abstractmethod
+    def _distribution(self) -> str:
+        """Of the factors' entries: a name in `noise.DISTRIBUTIONS`."""
+
+    @abc.abstractmethod
+    def _plan(self, traced: Trace, params: PyTree) -> tuple[Layout | None, ...]:
+        """How each leaf is perturbed; None for what is no array."""
+
+    @abc.abstractmethod
+    def _scale(self, layout: Layout, generation: Generation) -> Scale:
+        """What the product of a leaf's factors is multiplied by."""
+
+    @property
+    def _noise_settings(self) -> tuple[tuple[str, Any], ...]:
+        """What decides the noise of a generation, beside its plan."""
+        names = ("population", "noise_reuse")
+        settings = [(name, getattr(self, name)) for name in names]
+        return (*settings, ("scheme", noises.SCHEME))
+
+    def _sigma(self, step: Int[Array, ""] | int) -> Float[Array, ""] | None:
+        """Sigma at a step, where it may change."""
+        return None
+
+    @property
+    def _observer(self) -> Observer:
+        """Is told how the function uses the perturbed arrays."""
+        return ignore
+
+    # --- How it is evaluated
+
+    def _ask(
+        self, apply: Callable, in_axes: Any, check: Callable[[Any], None]
+    ) -> Callable[..., tuple[PyTree, Generation]]:
+        def run(
+            params: PyTree, key: PRNGKeyArray, *args: Any, step: Any = 0, **kwargs: Any
+        ) -> Any:
+            compilers.warn_if_known_bad()
+            traced = trace(apply, params, args, in_axes, self.population, kwargs)
+            check(jax.tree.unflatten(traced.out_tree, traced.jaxpr.out_avals))
+            generation = Generation(
+                noises.base_key(key),
+                jnp.asarray(step),
+                self._sigma(step),
+                self._plan(traced, params),
+                jax.tree.structure(params),
+                self._noise_settings,
+            )
+            outputs = self._evaluate(traced, generation)
+            return jax.tree.unflatten(traced.out_tree, outputs), generation
+
+        return run
+
+    def _evaluate(self, traced: Trace, generation: Generation) -> list[Array]:
+        """Evaluates every member: spread over devices, chunk after chunk."""
+        # Data with a row for each member is divided as the members are, over devices
+        # and chunks; rows of groups are few, and looked up where they are read.
+        size = self.population
+        chunk = self._evaluation_chunk(traced, generation.layouts)
+        inputs = list(zip(traced.data, traced.is_mapped, strict=True))
+        is_row = [mapped and x.shape[0] == size for x, mapped in inputs]
+        own = [x for x, row in zip(traced.data, is_row, strict=True) if row]
+        common = [
+            None if row else x for x, row in zip(traced.data, is_row, strict=True)
+        ]
+
+        def local(shared: tuple, rows: tuple) -> list[Array]:
+            params, common, generation = shared
+            here = traced._replace(params=params)
+
+            def part(rows: tuple) -> list[Array]:
+                index, own = rows
+                given = iter(own)
+                data = [
+                    next(given) if row else rows_of_members(x, mapped, index, size)
+                    for x, row, mapped in zip(
+                        common, is_row, traced.is_mapped, strict=True
+                    )
+                ]
+                return self._evaluate_some(here, generation, index, data)
+
+            return chunks.map_chunks(part, rows, chunk, 2 if self._pairs else 1)
+
+        shared = (traced.params, common, generation)
+        return sharding.spread(local, self.mesh)(shared, (jnp.arange(size), own))
+
+    def _evaluate_some(
+        self,
+        traced: Trace,
+        generation: Generation,
+        index: Int[Array, " members"],
+        data: Sequence[Array],
+    ) -> list[Array]:
+        """Evaluates some members; mapped data has a row for each of them."""
+        layouts, keys = generation.layouts, []
+        if traced.has_key:
+            pairs = Members.of(index, antithetic=self._pairs).pair
+            of_pair = lambda p: noises.member_key(generation.key, generation.step, p)
+            keys = [jax.vmap(of_pair)(pairs)]
+
+        def one(drawn: Any, data: list[Array], keys: list[Array]) -> list[Array]:
+            params = perturb(traced.params, layouts, drawn)
+            return evaluate(traced.jaxpr, [*params, *data, *keys], self._observer)
+
+        # Outside the mapped function: the noise of a chunk is drawn at once, and what
+        # all members share (scales) is not mapped.
+        drawn = self._draw(generation, index)
+        by_member = jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, drawn)
+        axes = [0 if mapped else None for mapped in traced.is_mapped]
+        run = jax.vmap(one, in_axes=(by_member, axes, 0))
+        return run(drawn, list(data), keys)
+
+    def _draw(self, generation: Generation, index: Int[Array, " members"]) -> Drawn:
+        """Draws the perturbations of some members."""
+        members = Members.of(index, antithetic=self._pairs)
+        layouts = generation.layouts
+        drawn = noises.draw(
+            layouts,
+            self._noise_key(generation),
+            members.pair[:: members.repeat],
+            self._distribution,
+            members.repeat,
+            members.sign,
+        )
+        return [
+            None if layout.is_frozen else (factors, self._scale(layout, generation))
+            for layout, factors in zip(layouts, drawn, strict=True)
+        ]
+
+    def _noise_key(self, generation: Generation) -> PRNGKeyArray:
+        return noises.generation_key(generation.key, generation.step, self.noise_reuse)
+
+    # --- What is learnt from it
+
+    def _sum_over_pairs(
+        self,
+        generation: Generation,
+        weights: Num[Array, " pairs"],
+        contract: Callable[[Layout, Sequence[Array], Num[Array, " pairs"]], Array],
+    ) -> list[Array | None]:
+        """Sums w_p times the product of the factors of pair p, for each leaf.
+
+        Args:
+            generation: whose noise is drawn again.
+            weights: of the pairs; without pairs, of the members.
+            contract: does it for one leaf and some pairs.
+
+        Returns:
+            The sums, one for each of the generation's layouts; None for a frozen leaf.
+        """
+        layouts = generation.layouts
+        chunk = self._update_chunk(layouts)
+
+        def local(key: PRNGKeyArray, rows: tuple[Array, Array]) -> list[Any]:
+            def part(rows: tuple[Array, Array], counts: Array) -> list[Any]:
+                pairs, w = rows
+                drawn = noises.draw(layouts, key, pairs, self._distribution)
+                return [
+                    None if layout.is_frozen else contract(layout, factors, w * counts)
+                    for layout, factors in zip(layouts, drawn, strict=True)
+                ]
+
+            return chunks.sum_chunks(part, rows, chunk)
+
+        rows = (jnp.arange(weights.shape[0]), weights)
+        spread = sharding.spread(local, self.mesh, reduce=True)
+        return spread(self._noise_key(generation), rows)
+
+    # --- How much at a time
+
+    def _evaluation_chunk(self, traced: Trace, layouts: Sequence[Layout]) -> int:
+        """How many members a device evaluates at once."""
+        return self._chunk(memory.member_bytes(traced.jaxpr, layouts))
+
+    def _update_chunk(self, layouts: Sequence[Layout]) -> int:
+        """How many pairs (without pairs: members) a device redraws at once."""
+        # A chunk size that is given counts members; a plan counts what is drawn.
+        rows = self._chunk(memory.noise_bytes(layouts))
+        return max(1, rows // 2) if self._pairs and self.chunk_size else rows
+
+    def _chunk(self, bytes_each: int) -> int:
+        budget = self.memory_bytes or memory.budget()
+        return self.chunk_size or memory.rows_within(budget, bytes_each)

@@ -1,0 +1,272 @@
+"""Evolution strategies as an optimiser: a population in, a gradient estimate out.
+
+    J(M) = E[f(M + σE)],      ∇J ≈ 1/(Nσ) Σ_i f_i E_i
+
+`EvolutionStrategy` is a frozen description and its methods are pure functions. What
+noise a generation used is told by a small `Generation`, from which it is drawn again.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, PyTree
+
+from eggroll.evolution import estimate, notices, shaping as shapings
+from eggroll.evolution.distributions import Noise, unit_scale
+from eggroll.evolution.generation import Generation
+from eggroll.evolution.population import Population
+from eggroll.evolution.tracing import Trace
+from eggroll.evolution.validation import (
+    check_fitness,
+    check_settings,
+    check_sigma,
+    is_traced,
+    one_per_member,
+)
+from eggroll.perturbation.interpreter import Observer
+from eggroll.perturbation.layout import Layout, make_plan, refuse_lost
+from eggroll.perturbation.rules import Rules, of_rank
+from eggroll.perturbation.scale import Multiple
+from eggroll.perturbation.transform import ignore, refuse
+
+
+@dataclasses.dataclass(frozen=True)
+class EvolutionStrategy(Population):
+    """Low-rank (EGGROLL) and full-rank (OpenAI-ES) evolution strategies.
+
+    It can be hashed, and be a static argument of `jax.jit`.
+
+    Attributes:
+        population: members N that a generation evaluates; even with antithetic pairs.
+        sigma: standard deviation of each weight's perturbation, for any rank; or a
+            function from step to it, such as an optax schedule: then say at which
+            `step` you are, else it stays where it starts. A step at which that is not a
+            positive, finite number has a gradient of zero, and a warning.
+        rank: of each matrix's perturbation A Bᵀ/√rank; None for full rank.
+        noise: distribution of the factors' entries: "rademacher" (±1) or "gaussian".
+        antithetic: members 2p and 2p+1 use the same noise with opposite signs.
+        shaping: from raw fitness to weights; see `eggroll.shaping`.
+        strict: refuse a model that needs a matrix written out for every member.
+        noise_reuse: for how many steps in a row the noise stays the same.
+        rules: by path pattern, how a leaf is perturbed: `low_rank`, `full_rank`,
+            `frozen`. The first match decides.
+        chunk_size: members evaluated at once on a device; None plans it from
+            `memory_bytes`.
+        memory_bytes: of each device that a population may take; None for a quarter.
+        mesh: spreads the population over its axis "population"; None: one device.
+
+    Raises:
+        ValueError: for a setting that cannot work; the message says what can.
+
+    References:
+        "Evolution Strategies at the Hyperscale", arXiv 2511.16652 (low rank);
+        Salimans et al., arXiv 1703.03864 (full rank).
+    """
+
+    sigma: float | Callable[[Any], Any]
+    rank: int | None = 1
+    noise: Noise = "rademacher"
+    antithetic: bool = True
+    shaping: shapings.Shaping = shapings.zscore
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        super().__post_init__()
+
+    def value_and_grad(
+        self,
+        fitness: Callable | None = None,
+        *,
+        loss: Callable | None = None,
+        in_axes: Any = None,
+        has_aux: bool = False,
+    ) -> Callable[..., tuple[Any, PyTree]]:
+        """Stands where `jax.value_and_grad` stood.
+
+        Args:
+            fitness: `fitness(params, *args, **kwargs)` returns one number, higher is
+                better. It is given a `key` as in `ask`.
+            loss: instead of `fitness`: lower is better.
+            in_axes: as in `ask`.
+            has_aux: the function returns `(number, aux)`.
+
+        Returns:
+            `run(params, key, *args, step=0, **kwargs) -> (value, grads)`, or with
+            `has_aux` `((value, aux), grads)`. `value` is the mean over the members that
+            did not fail, in the function's own precision; it is NaN if nothing can be
+            learnt from the generation, because no member (with pairs: no pair) has a
+            finite fitness. Then the gradient is zero, and a `RuntimeWarning` says so.
+            `grads` estimate the gradient of *minus* the mean (shaped) fitness, so that
+            optax's optimisers descend; `aux` has a leading member dimension. The noise
+            is a function of `key` and `step`: a loop changes one of them at each turn,
+            as with both the same it would evaluate the same members again.
+
+        Raises:
+            ValueError: unless exactly one of `fitness` and `loss` is given; when run,
+                if the result is no scalar.
+        """
+        fn = fitness if loss is None else loss
+        if fn is None or (fitness is not None and loss is not None):
+            raise ValueError("give either fitness= (higher is better) or loss=")
+        check = functools.partial(check_fitness, has_aux=has_aux)
+        ask = self._ask(fn, in_axes, check)
+
+        def run(
+            params: PyTree, key: PRNGKeyArray, *args: Any, step: Any = 0, **kwargs: Any
+        ) -> Any:
+            out, generation = ask(params, key, *args, step=step, **kwargs)
+            raw, aux = out if has_aux else (out, None)
+            raw = one_per_member(raw, self.population, "fitness")
+            grads = self.gradient(generation, raw if loss is None else _negated(raw))
+            finite = jnp.isfinite(raw)
+            total = jnp.sum(jnp.where(finite, raw / jnp.sum(finite), 0))
+            is_usable = shapings.usable(raw, antithetic=self.antithetic).any()
+            value = jnp.where(is_usable, total, jnp.nan)
+            return ((value, aux) if has_aux else value), grads
+
+        return run
+
+    def gradient(
+        self, generation: Generation, fitness: Num[Any, " population"]
+    ) -> PyTree:
+        """Estimates the gradient of minus the mean fitness from the members' fitness.
+
+        -1/(Nσ) Σ_i w_i E_i with w the shaped fitness (paper, equation 6, with its 1/σ).
+
+        Args:
+            generation: from `ask`, of this strategy or one like it.
+            fitness: one number a member, however it was found; what is no array of JAX
+                is shaped in float64. Members whose fitness is not finite (and the
+                partners of such) count for nothing; if none is left, the gradient is
+                zero, and a `RuntimeWarning` says so.
+
+        Returns:
+            A pytree like the parameters: float32 for shorter floating-point types,
+            zeros for frozen leaves and for whole numbers (`eggroll.trainable` keeps
+            optimisers from moving them), None for what is no array.
+
+        Raises:
+            ValueError: if `fitness` has not one number a member, or if the generation
+                was asked for by a strategy with other noise.
+        """
+        fitness = one_per_member(fitness, self.population, "fitness")
+        notices.warn_if(
+            ~shapings.usable(fitness, antithetic=self.antithetic).any(),
+            "nothing can be learnt from a generation without a finite fitness (with "
+            "pairs: without a pair that has two): its gradient is zero. Look for what "
+            "makes members fail, or lower sigma",
+        )
+        return self.combine(generation, self.weigh(fitness))
+
+    def weigh(self, fitness: Num[Any, " population"]) -> Num[Array, " population"]:
+        """Returns the weights that `combine` takes: the shaped fitness.
+
+        Raises:
+            ValueError: if `fitness` has not one number a member.
+        """
+        fitness = one_per_member(fitness, self.population, "fitness")
+        weights = shapings.apply(self.shaping, fitness, antithetic=self.antithetic)
+        return self._on_device(weights)
+
+    def combine(
+        self, generation: Generation, weights: Num[Any, " population"]
+    ) -> PyTree:
+        """Returns -1/(Nσ) Σ_i w_i E_i for weights that are shaped already.
+
+        Finite weights make finite gradients: an entry beyond its type's range is cut
+        off there.
+
+        Raises:
+            ValueError: if `weights` has not one number a member, or if the generation
+                was asked for by a strategy with other noise.
+        """
+        generation.check(self._noise_settings)
+        weights = one_per_member(weights, self.population, "weight")
+        weights = self._on_device(weights)
+        weights, unit = estimate.pair_weights(weights, antithetic=self.antithetic)
+        sums = self._sum_over_pairs(generation, weights, estimate.contract)
+        sigma = generation.sigma
+        assert sigma is not None  # as it would be for integers
+        is_sound = (sigma > 0) & jnp.isfinite(sigma)
+        notices.warn_if(
+            ~is_sound,
+            "sigma is zero, negative or not finite at this step: its gradient is zero",
+        )
+        factor = jnp.where(is_sound, 1 / (self.population * sigma), 0)
+        # The unit comes last: before, a product of large ones might overflow.
+        grads = iter(
+            _scaled(total, layout, self.noise, factor, unit)
+            for total, layout in zip(sums, generation.layouts, strict=True)
+        )
+        leaves = [None if x is None else next(grads) for x in generation.plan]
+        return jax.tree.unflatten(generation.tree, leaves)
+
+    def _on_device(self, weights: Num[Any, " population"]) -> Num[Array, " population"]:
+        if isinstance(weights, jax.Array):
+            return weights
+        return estimate.narrowed(weights, antithetic=self.antithetic)
+
+    @property
+    def _pairs(self) -> bool:
+        return self.antithetic
+
+    @property
+    def _distribution(self) -> str:
+        return self.noise
+
+    @property
+    def _noise_settings(self) -> tuple[tuple[str, Any], ...]:
+        if callable(self.sigma):
+            sigma: Any = "a schedule"  # what it gave is in the generation
+        else:
+            sigma = "traced" if is_traced(self.sigma) else float(self.sigma)
+        own = ("noise", self.noise), ("antithetic", self.antithetic), ("sigma", sigma)
+        return (*super()._noise_settings, *own)
+
+    @property
+    def _observer(self) -> Observer:
+        return refuse if self.strict else ignore
+
+    def _plan(self, traced: Trace, params: PyTree) -> tuple[Layout | None, ...]:
+        rules = Rules(self.rules)
+        plan = make_plan(traced.jaxpr, params, of_rank(self.rank), rules)
+        if self.strict:
+            refuse_lost(plan)
+        return plan
+
+    def _sigma(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
+        sigma = self.sigma
+        if callable(sigma):
+            sigma = sigma(step)
+            check_sigma(sigma, step)
+        return jnp.asarray(sigma, jnp.float32)
+
+    def _scale(self, layout: Layout, generation: Generation) -> Multiple:
+        assert generation.sigma is not None
+        unit = unit_scale(layout, self.noise)
+        return Multiple(generation.sigma * (layout.sigma_scale * unit))
+
+
+def _negated(fitness: Num[Array, " members"]) -> Num[Array, " members"]:
+    if jnp.issubdtype(fitness.dtype, jnp.unsignedinteger):
+        fitness = fitness.astype(jnp.promote_types(fitness.dtype, jnp.int8))
+    return -fitness
+
+
+def _scaled(
+    total: Array | None, layout: Layout, noise: Noise, factor: Array, unit: Array
+) -> Array:
+    """Turns a sum of unscaled factor products into minus a gradient estimate."""
+    dtype = jnp.dtype(layout.dtype)
+    if total is None:
+        return jnp.zeros(layout.shape, dtype)
+    dtype = jnp.promote_types(dtype, jnp.float32)
+    scale = unit_scale(layout, noise) / layout.sigma_scale
+    grads = (-scale * factor * total).astype(dtype) * unit.astype(dtype)
+    limit = jnp.finfo(dtype).max
+    return jnp.clip(grads, -limit, limit)

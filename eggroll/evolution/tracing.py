@@ -1,0 +1,162 @@
+"""Traces a user's function, once, for one member of a population."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr
+from jaxtyping import Array, PyTree
+
+from eggroll.perturbation import jaxprs
+from eggroll.perturbation.layout import is_array
+
+
+class Trace(NamedTuple):
+    """A function of parameters and data, traced for one member.
+
+    Attributes:
+        jaxpr: its arguments are the arrays of the parameters, then those of the data,
+            then the member's key if `has_key`.
+        out_tree: the structure of its result.
+        params: the arrays of the parameters.
+        data: the arrays of the data, with the member dimension where `is_mapped`.
+        is_mapped: which arrays of the data have one row a member or a group.
+        has_key: whether the function takes a key.
+    """
+
+    jaxpr: ClosedJaxpr
+    out_tree: Any
+    params: list[Array]
+    data: list[Array]
+    is_mapped: list[bool]
+    has_key: bool
+
+
+def trace(
+    fn: Callable,
+    params: PyTree,
+    args: tuple[PyTree, ...],
+    in_axes: Any = None,
+    population: int = 1,
+    kwargs: dict[str, PyTree] | None = None,
+) -> Trace:
+    """Traces `fn(params, *args, **kwargs)` for one member.
+
+    What is no array (a truth value, a function, a string) reaches `fn` as it is.
+
+    Args:
+        fn: the function.
+        params: its first argument, of which the arrays may be perturbed.
+        args: those that follow.
+        in_axes: for each of `args`, as in `jax.vmap`: None or 0.
+        population: how many members there are.
+        kwargs: arguments by name, shared by all members.
+
+    Raises:
+        ValueError: if `in_axes` does not fit `args`, or if an array's number of rows
+            (one a member or a group) does not divide the population.
+    """
+    kwargs = kwargs or {}
+    leaves, tree = jax.tree.flatten((params, args, kwargs))
+    n_params = len(jax.tree.leaves(params))
+    mapped = [False] * n_params + [a is not None for a in _axes(in_axes, args)]
+    mapped += [False] * (len(leaves) - len(mapped))
+    for x, m in zip(leaves, mapped, strict=True):
+        if m:
+            _check_rows(x, population)
+    # Parameters that are no arrays (functions, Python's numbers) are not evolved, and
+    # arguments that are none may decide what is traced (`train=True`): both are closed
+    # over, and only arrays become arguments of the jaxpr.
+    is_data = [is_array(x) for x in leaves[:n_params]]
+    is_data += [_is_data(x) for x in leaves[n_params:]]
+    arrays = [_as_array(x) for x, d in zip(leaves, is_data, strict=True) if d]
+    mapped = [m for m, d in zip(mapped, is_data, strict=True) if d]
+    has_key = takes_key(fn, 1 + len(args), kwargs)
+
+    def flat(*values: Any) -> Any:
+        given = iter(values)
+        full = [next(given) if d else x for d, x in zip(is_data, leaves, strict=True)]
+        params, args, kwargs = jax.tree.unflatten(tree, full)
+        key = {"key": next(given)} if has_key else {}
+        return fn(params, *args, **kwargs, **key)
+
+    one = [
+        jax.ShapeDtypeStruct(x.shape[1:] if m else x.shape, x.dtype)
+        for x, m in zip(arrays, mapped, strict=True)
+    ]
+    if has_key:
+        one.append(jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")))
+    jaxpr, out_tree = jaxprs.trace(flat, *one)
+    n = sum(is_data[:n_params])
+    return Trace(jaxpr, out_tree, arrays[:n], arrays[n:], mapped[n:], has_key)
+
+
+def takes_key(fn: Callable, n_args: int, kwargs: Iterable[str] = ()) -> bool:
+    """Whether a function has a parameter `key` that nothing has been given for.
+
+    Args:
+        fn: the function.
+        n_args: how many arguments it is given by position.
+        kwargs: the names of those it is given by name.
+    """
+    try:
+        parameters = inspect.signature(fn).parameters
+        given = inspect.signature(fn).bind_partial(*range(n_args)).arguments
+    except (TypeError, ValueError):
+        return False
+    return "key" in {*parameters} - {*given} - {*kwargs} - _bound(fn)
+
+
+def _bound(fn: Callable) -> set[str]:
+    """The names of the parameters that `functools.partial` has given a value."""
+    names = set()
+    while True:
+        names |= {*getattr(fn, "keywords", {})}
+        inner = getattr(fn, "func", None) or getattr(fn, "__wrapped__", None)
+        if inner is None:
+            return names
+        fn = inner
+
+
+def _as_array(x: Any) -> Any:
+    """An array of JAX, with abstract ones left as they are."""
+    return x if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x)
+
+
+def _is_data(x: Any) -> bool:
+    """Whether an argument is an array (or random key), which the trace abstracts."""
+    return isinstance(x, jax.Array | np.generic) or is_array(x)
+
+
+def _axes(in_axes: Any, args: tuple[PyTree, ...]) -> list[int | None]:
+    """One entry for each leaf of the arguments: None or 0, as `jax.vmap` reads them."""
+    is_none = lambda x: x is None
+    prefix = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
+    axes: list[int | None] = []
+
+    def spread(axis: int | None, arg: PyTree) -> None:
+        axes.extend([axis] * len(jax.tree.leaves(arg)))
+
+    try:
+        jax.tree.map(spread, prefix, args, is_leaf=is_none)
+    except ValueError as error:
+        raise ValueError(
+            f"in_axes must be None, 0, or a tuple with an entry for each of the "
+            f"{len(args)} arguments after params, got {in_axes!r}"
+        ) from error
+    if any(a not in (None, 0) for a in axes):
+        raise ValueError(f"in_axes may hold None and 0 only, got {in_axes!r}")
+    return axes
+
+
+def _check_rows(x: Any, population: int) -> None:
+    rows = jnp.shape(x)[0] if jnp.ndim(x) else 0
+    if rows < 1 or population % rows:
+        raise ValueError(
+            f"an argument with in_axes=0 needs one row a member, or a number of rows "
+            f"(groups) that divides the population of {population}; got shape "
+            f"{jnp.shape(x)}"
+        )

@@ -1,0 +1,182 @@
+"""Refuses what cannot work, as early as it can be known, with the fix."""
+
+import math
+import numbers
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Num
+
+from eggroll.evolution import sharding
+from eggroll.evolution.distributions import Noise
+from eggroll.perturbation.rules import Rule
+
+
+def check_settings(es: Any) -> None:
+    """Refuses settings of an `EvolutionStrategy` that cannot work.
+
+    Raises:
+        ValueError: for a setting that cannot work; the message says what can.
+    """
+    check_whole(es, "rank", hint="; rank=None is full rank")
+    if callable(es.sigma):
+        check_sigma(es.sigma(0), step=0)
+    else:
+        check_sigma(es.sigma)
+    known = get_args(Noise)
+    if es.noise not in known:
+        raise ValueError(f"noise must be one of {', '.join(known)}, got {es.noise!r}")
+
+
+def check_population(es: Any) -> None:
+    """Refuses settings of a `Population` that cannot work.
+
+    Raises:
+        ValueError: for a setting that cannot work; the message says what can.
+    """
+    for name in ("noise_reuse", "chunk_size", "memory_bytes"):
+        check_whole(es, name)
+    for pattern, rule in es.rules.items():
+        if not isinstance(rule, Rule):
+            raise ValueError(
+                f"the rule for {pattern!r} must be eggroll.frozen, "
+                f"eggroll.low_rank(...) or eggroll.full_rank(), got {rule!r}"
+            )
+    if not isinstance(es.population, numbers.Integral):
+        raise ValueError(f"population must be a whole number, got {es.population!r}")
+    population = int(es.population)
+    with_pairs = getattr(es, "antithetic", True)
+    unit = 2 if with_pairs else 1
+    if population < 1 or population % unit:
+        can_do_without = " or antithetic=False" if hasattr(es, "antithetic") else ""
+        raise ValueError(
+            f"population must be positive, and even with antithetic pairs, got "
+            f"{population}; use {max(population + 1, unit)}{can_do_without}"
+        )
+    devices = sharding.devices_of(es.mesh)
+    if population % (devices * unit):
+        raise ValueError(
+            f"population must be a multiple of {devices * unit} ({devices} devices"
+            f"{', whole pairs on each' if with_pairs else ''}), got {population}; "
+            f"use {-(-population // (devices * unit)) * devices * unit}"
+        )
+
+
+def check_whole(es: Any, name: str, *, hint: str = "") -> None:
+    """Refuses a setting that is neither None nor a positive whole number.
+
+    Raises:
+        ValueError: naming it.
+    """
+    value = getattr(es, name)
+    if value is None:
+        return
+    if not isinstance(value, numbers.Integral):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}{hint}")
+
+
+def check_sigma(sigma: Any, step: Any = None) -> None:
+    """Refuses a sigma that is no positive number; on a schedule it may be 0.
+
+    Raises:
+        ValueError: if it is known (not traced by JAX) and wrong.
+    """
+    if is_traced(sigma):
+        return
+    is_ok = jnp.ndim(sigma) == 0 and (0 < sigma < math.inf)
+    if not is_ok and (step is None or sigma != 0):
+        where = "" if step is None else f" at step {step}"
+        raise ValueError(f"sigma must be positive and finite, got {sigma}{where}")
+
+
+def check_index(index: Any, population: int) -> None:
+    """Refuses the number of a member that does not exist.
+
+    Raises:
+        ValueError: if it is known (not traced by JAX) and out of range, or no integer.
+    """
+    is_integer = jnp.issubdtype(jnp.result_type(index), jnp.integer)
+    known = not is_traced(index)
+    if jnp.ndim(index) or not is_integer or (known and not 0 <= index < population):
+        raise ValueError(
+            f"index must be a whole number from 0 to {population - 1}, got {index}"
+        )
+
+
+def is_traced(x: Any) -> bool:
+    """Whether a value is known only when a compiled function runs."""
+    return isinstance(x, Tracer)
+
+
+def check_fitness(result: Any, *, has_aux: bool) -> None:
+    """Refuses a fitness function by the shape of its result.
+
+    Args:
+        result: what it returns, as abstract arrays.
+        has_aux: whether it should return `(number, aux)`.
+
+    Raises:
+        ValueError: if the result is no number.
+    """
+    if has_aux:
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise ValueError(
+                f"with has_aux=True the function must return (number, aux), got "
+                f"{_describe(result)}"
+            )
+        result = result[0]
+    if getattr(result, "shape", None) == ():
+        if jnp.issubdtype(result.dtype, jnp.complexfloating):
+            raise ValueError(
+                "fitness must be a real number, got a complex one; return its "
+                "magnitude, or its real part"
+            )
+        return
+    if isinstance(result, tuple):
+        fix = "to return more beside it, return (number, aux) and set has_aux=True"
+    else:
+        fix = "reduce it to a scalar, for example with .mean()"
+    raise ValueError(
+        f"fitness must be one number a member: got {_describe(result)}; {fix}"
+    )
+
+
+def _describe(result: Any) -> str:
+    shape = getattr(result, "shape", None)
+    return f"a {type(result).__name__}" if shape is None else f"shape {shape}"
+
+
+def one_per_member(
+    values: Any, population: int, name: str = "number"
+) -> Num[Any, " population"]:
+    """Returns values in a type that can be reckoned with, without a loss.
+
+    Arrays of JAX stay what they are, but for floats shorter than float32 and truth
+    values; all else becomes a float64 array of NumPy.
+
+    Raises:
+        ValueError: if there is not one number a member.
+    """
+    if any(isinstance(x, jax.Array) for x in jax.tree.leaves(values)):
+        values = jnp.asarray(values)
+    else:
+        try:
+            values = np.asarray(values, np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"there must be one {name} a member, each a number: {error}"
+            ) from error
+    shape = values.shape
+    if shape != (population,):
+        raise ValueError(
+            f"there must be one {name} a member: expected shape ({population},), got "
+            f"{shape}"
+        )
+    is_float = jnp.issubdtype(values.dtype, jnp.floating)
+    is_short = values.dtype == bool or (is_float and values.dtype.itemsize < 4)
+    return values.astype(jnp.float32) if is_short else values

@@ -1,0 +1,91 @@
+"""Votes of antithetic pairs on each weight, counted exactly, in integers.
+
+    Z = Σ_p F_p A_p B_pᵀ = (diag(F) A)ᵀ B
+
+One int8 matmul a matrix; a sum of integers does not depend on its order. A pair's
+weight F_p is the sign of f⁺_p - f⁻_p, as published, or that difference in eight bits.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Int8, Int32, Num
+
+from eggroll.perturbation.layout import Layout
+from eggroll.perturbation.rules import FullRank
+
+
+MEAN = 32  # what the mean size of a difference is scaled to
+
+
+def pair_signs(fitness: Num[Array, " members"]) -> Int8[Array, " pairs"]:
+    """Returns +1 or -1 for each pair, by its better member; 0 for a tie or a NaN."""
+    plus, minus = fitness[0::2], fitness[1::2]
+    return (plus > minus).astype(jnp.int8) - (plus < minus).astype(jnp.int8)
+
+
+def pair_differences(fitness: Num[Array, " members"]) -> Int8[Array, " pairs"]:
+    """Returns each pair's difference in units of a 32nd of their mean size.
+
+    A sign tells less of what a pair has found than the difference does: 2/π of it, if
+    the differences are normal. Beyond four times the mean size they are cut off.
+    """
+    difference = fitness[0::2] - fitness[1::2]
+    if jnp.issubdtype(fitness.dtype, jnp.floating):
+        difference = jnp.where(jnp.isfinite(difference), difference, 0)
+        size = jnp.mean(jnp.abs(difference))
+        scaled = jnp.round(MEAN * difference / jnp.where(size > 0, size, 1))
+        return jnp.clip(scaled, -127, 127).astype(jnp.int8)
+    size = jnp.maximum(_mean_size(difference), 1)
+    scaled = (jnp.abs(difference) * MEAN + size // 2) // size
+    return (jnp.sign(difference) * jnp.minimum(scaled, 127)).astype(jnp.int8)
+
+
+def _mean_size(x: Int32[Array, " pairs"]) -> Int32[Array, ""]:
+    """The mean magnitude, rounded down; taken in two stages, as a sum may overflow."""
+    rows = math.gcd(x.shape[0], 2**10)
+    sums = jnp.sum(jnp.abs(x).reshape(rows, -1), axis=1) // (x.shape[0] // rows)
+    return jnp.sum(sums) // rows
+
+
+# Of the two kinds of weights, with the standard deviation of normal differences' ones.
+WEIGHTS = {
+    "sign": (pair_signs, 1),
+    "difference": (pair_differences, round(MEAN * math.sqrt(math.pi / 2))),
+}
+
+
+def contract(
+    layout: Layout,
+    factors: Sequence[Int8[Array, "pairs ..."]],
+    weights: Int8[Array, " pairs"],
+) -> Int32[Array, "*dims"]:
+    """Returns Σ_p w_p Σ_r Π_k factor_k[p, ..., r], of the leaf's shape.
+
+    For a matrix, that is one int8 matmul.
+
+    Args:
+        layout: how the leaf is perturbed.
+        factors: of each pair.
+        weights: of the pairs; their products with factors must fit int8.
+    """
+    first, *rest = factors
+    first = first * weights.reshape(-1, *(1,) * (first.ndim - 1))
+    if isinstance(layout.rule, FullRank):
+        product = first.astype(jnp.int32)
+        for factor in rest:
+            product = product * factor.astype(jnp.int32)
+        return jnp.sum(product, axis=(0, -1), dtype=jnp.int32)
+    left, right = (jnp.moveaxis(x, 0, -1) for x in (first, *rest))
+    left, right = jnp.squeeze(left, -3), jnp.squeeze(right, -4)
+    batch = tuple(range(len(layout.batch)))
+    left, right = (x.reshape(*x.shape[:-2], -1) for x in (left, right))
+    last = left.ndim - 1
+    return lax.dot_general(
+        left,
+        right,
+        (((last,), (last,)), (batch, batch)),
+        preferred_element_type=jnp.int32,
+    )

@@ -1,0 +1,95 @@
+"""Evaluates a jaxpr equation by equation, on arrays some of which are perturbed.
+
+An operation that takes a perturbed array has a rule, which works with weight and
+factors apart; without one, or where the rule declines, the array is written out.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, JaxprEqn
+
+from eggroll.perturbation import jaxprs
+from eggroll.perturbation.array import Perturbed
+
+
+class Use(enum.Enum):
+    """What an operation does with some dimensions of a perturbed array."""
+
+    BATCH = "takes them apart: a loop over layers, or the batch of a product"
+    CONTRACT = "sums over them"
+    INDEX = "takes single positions along them, found at run time"
+    PART = "takes a single position along them, a fixed one"
+    WRITE_OUT = "needs the array, which is low-rank, written out"
+
+
+# Called as `observe(use, leaf, primitive, dims)` whenever a perturbed array is used.
+Observer = Callable[[Use, Perturbed, str, Sequence[int]], None]
+
+# `rule(eqn, operands, run)` returns the result, perturbed or not (a list if the
+# operation has several), or None to have its operands written out.
+PrimitiveRule = Callable[[JaxprEqn, list[Any], "Interpreter"], Any]
+
+
+def is_perturbed(x: Any) -> bool:
+    """Whether `x` is a perturbed array (to be a leaf of a pytree as a whole)."""
+    return isinstance(x, Perturbed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interpreter:
+    """Evaluates jaxprs.
+
+    Attributes:
+        rules: by the name of a primitive.
+        observe: is told of every use of a perturbed array.
+    """
+
+    rules: Mapping[str, PrimitiveRule]
+    observe: Observer
+
+    def evaluate(self, closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
+        """Returns the results of a jaxpr, which may be perturbed arrays."""
+        jaxpr, env = closed.jaxpr, {}
+
+        def read(atom: Any) -> Any:
+            return atom.val if jaxprs.is_literal(atom) else env[atom]
+
+        env.update(zip(jaxpr.constvars, closed.consts, strict=True))
+        env.update(zip(jaxpr.invars, args, strict=True))
+        for eqn in jaxpr.eqns:
+            operands = [read(v) for v in eqn.invars]
+            # Most equations meet ordinary arrays only, and stay as they are.
+            if any(is_perturbed(x) for x in operands):
+                outs = self._apply(eqn, operands)
+            else:
+                outs = jaxprs.rebind(eqn, operands)
+            env.update(zip(eqn.outvars, outs, strict=True))
+        return [read(v) for v in jaxpr.outvars]
+
+    def finish(self, closed: ClosedJaxpr, args: Sequence[Any]) -> list[jax.Array]:
+        """Returns the results of a jaxpr, written out."""
+        return [self.written_out(x, "result") for x in self.evaluate(closed, args)]
+
+    def written_out(self, x: Any, primitive: str) -> Any:
+        """Returns `x`, written out if it is a perturbed array."""
+        if not is_perturbed(x):
+            return x
+        if not x.is_free_to_write_out:
+            self.observe(Use.WRITE_OUT, x, primitive, range(x.ndim))
+        return x.materialise()
+
+    def _apply(self, eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
+        """Evaluates an equation, at least one of whose operands is perturbed."""
+        # What merely calls a function is entered, so that its body meets the rules.
+        if (inner := jaxprs.inlined(eqn)) is not None:
+            return self.evaluate(inner, operands)
+        name = eqn.primitive.name
+        rule = self.rules.get(name)
+        outs = None if rule is None else rule(eqn, operands, self)
+        if outs is None:
+            return jaxprs.rebind(eqn, [self.written_out(x, name) for x in operands])
+        return outs if isinstance(outs, list) else [outs]

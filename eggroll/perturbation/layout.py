@@ -1,0 +1,221 @@
+"""Decides how each leaf of a model is perturbed, by looking at how the model uses it.
+
+A leaf that is contracted (a matmul, a convolution) is a matrix: the contracted
+dimensions are its rows, the rest its columns. Dimensions that are taken apart (by a
+loop over layers, a batched product, a lookup of experts) are a batch of matrices, each
+with noise of its own; but where single positions are vectors, as an embedding's are,
+the leaf is one matrix with a row for each. A leaf that is only added or multiplied
+elementwise gets full-rank noise. Rules by path override.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr
+
+from eggroll.perturbation.rules import (
+    Frozen,
+    FullRank,
+    LowRank,
+    Rule,
+    Rules,
+    frozen,
+)
+from eggroll.perturbation.uses import Uses, record_uses, size_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one leaf is perturbed.
+
+    Attributes:
+        path: the leaf's name in the parameters, such as "layers/0/kernel".
+        shape: of the leaf.
+        dtype: of the leaf, by name.
+        rule: the perturbation.
+        batch: dimensions along which everything is independent.
+        rows: dimensions of the left factor.
+        cols: dimensions of the right factor. Empty for full rank.
+        lost: the operation at which a matrix lost its low rank, if one did.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    rule: Rule
+    batch: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
+    cols: tuple[int, ...] = ()
+    lost: str = ""
+
+    @property
+    def is_frozen(self) -> bool:
+        return isinstance(self.rule, Frozen)
+
+    @property
+    def rank(self) -> int:
+        """The size of the factors' last dimension."""
+        return self.rule.rank if isinstance(self.rule, LowRank) and self.cols else 1
+
+    @property
+    def sigma_scale(self) -> float:
+        """The leaf's sigma, as a multiple of the strategy's."""
+        return 0.0 if isinstance(self.rule, Frozen) else self.rule.sigma_scale
+
+    @property
+    def factor_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the factors: size 1 where one does not vary, the rank last."""
+        if self.is_frozen:
+            return ()
+        sides = (self.rows, self.cols) if self.cols else (range(len(self.shape)),)
+        return tuple(
+            (
+                *(
+                    n if d in side or d in self.batch else 1
+                    for d, n in enumerate(self.shape)
+                ),
+                self.rank,
+            )
+            for side in sides
+        )
+
+    @property
+    def values(self) -> int:
+        """How many random numbers perturb the leaf once."""
+        return sum(math.prod(s) for s in self.factor_shapes)
+
+
+def make_plan(
+    jaxpr: ClosedJaxpr,
+    params: Any,
+    default: Rule,
+    rules: Rules,
+) -> tuple[Layout | None, ...]:
+    """Decides how each leaf of `params` is perturbed.
+
+    Args:
+        jaxpr: the model's trace; its first arguments are the array leaves of `params`.
+        params: the parameters.
+        default: the rule for contracted leaves that no pattern matches.
+        rules: by path pattern; the first that matches a path decides.
+
+    Returns:
+        One layout a leaf, in `jax.tree.leaves` order; None for what is no array.
+
+    Raises:
+        ValueError: if no leaf would be perturbed, or a pattern matches no leaf.
+    """
+    named = named_leaves(params)
+    rules.check(path for path, _ in named)
+    uses = record_uses(jaxpr, [(path, x) for path, x in named if is_array(x)])
+    plan = tuple(
+        _layout(path, x, rules.find(path), default, uses[path]) if is_array(x) else None
+        for path, x in named
+    )
+    if all(x is None or x.is_frozen for x in plan):
+        kinds = {str(jnp.result_type(x)) for _, x in named if is_array(x)} or "none"
+        raise ValueError(
+            f"nothing to evolve: expected at least one floating-point leaf that is not "
+            f"frozen, got {len(named)} leaves of types {kinds}; check the parameters "
+            f"and the rules"
+        )
+    return plan
+
+
+def refuse_lost(plan: Sequence[Layout | None]) -> None:
+    """Refuses a plan by which a matrix has lost its low rank.
+
+    Raises:
+        ValueError: naming the leaf and the operation.
+    """
+    for layout in plan:
+        if layout is not None and layout.lost:
+            raise ValueError(
+                f"strict: `{layout.lost}` takes slices out of a dimension of the leaf "
+                f"{layout.path} of shape {layout.shape} that is stack and matrix in "
+                f"one, so it needs full-rank noise; keep the stack as a dimension of "
+                f"its own, give the leaf a rule (full_rank() or frozen), or allow it "
+                f"with strict=False"
+            )
+
+
+def named_leaves(params: Any) -> list[tuple[str, Any]]:
+    """Returns the leaves of a pytree with their paths, such as "layers/0/kernel"."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    name = jax.tree_util.keystr
+    return [(name(p, simple=True, separator="/") or "params", x) for p, x in flat]
+
+
+def trainable(params: Any, rules: Mapping[str, Rule] | None = None) -> Any:
+    """Tells which leaves are evolved, as a mask for optimisers.
+
+    Gradients of frozen and of integer leaves are zeros, but that does not keep them
+    where they are: decay of weights, for one, moves them. So wrap such an optimiser:
+
+        optax.masked(optax.adamw(1e-3), eggroll.trainable(params, es.rules))
+
+    Args:
+        params: a pytree; abstract arrays will do.
+        rules: as in `EvolutionStrategy`.
+
+    Returns:
+        A pytree like `params` of truth values: whether a leaf is an array of
+        floating-point numbers and no rule freezes it.
+
+    Raises:
+        ValueError: if a pattern matches no leaf.
+    """
+    named, ordered = named_leaves(params), Rules(rules or {})
+    ordered.check(path for path, _ in named)
+    mask = [
+        is_array(x)
+        and jnp.issubdtype(x.dtype, jnp.floating)
+        and not isinstance(ordered.find(path), Frozen)
+        for path, x in named
+    ]
+    return jax.tree.unflatten(jax.tree.structure(params), mask)
+
+
+def is_array(x: Any) -> bool:
+    """Whether a leaf is an array of numbers (no function, string or random key)."""
+    return isinstance(x, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)) and not (
+        jnp.issubdtype(x.dtype, jax.dtypes.extended)
+    )
+
+
+def _layout(
+    path: str, leaf: Any, rule: Rule | None, default: Rule, uses: Uses
+) -> Layout:
+    """How one leaf is perturbed.
+
+    Args:
+        path: of the leaf.
+        leaf: an array.
+        rule: what a pattern says of it, if one does.
+        default: what holds otherwise.
+        uses: what the model does with it.
+    """
+    shape = tuple(leaf.shape)
+    named = (path, shape, str(jax.dtypes.canonicalize_dtype(leaf.dtype)))
+    chosen = default if rule is None else rule
+    if not jnp.issubdtype(leaf.dtype, jnp.floating) or not leaf.size:
+        return Layout(*named, frozen)
+    if not isinstance(chosen, LowRank):
+        return Layout(*named, chosen)
+    full = FullRank(chosen.sigma_scale)
+    batch, rows = uses.sides(shape)
+    if lost := uses.lost_at(rows):  # its slices have to be independent
+        return Layout(*named, full, lost=lost)
+    inner = [d for d in range(leaf.ndim) if d not in batch]
+    if not rows and rule is not None:  # an explicit rule makes a matrix of anything
+        rows = {*inner[:-1]}
+    cols = {*inner} - rows
+    if min(size_of(shape, rows), size_of(shape, cols)) == 1:
+        return Layout(*named, full)
+    batch, rows, cols = (tuple(sorted(dims)) for dims in (batch, rows, cols))
+    return Layout(*named, chosen, batch, rows, cols)

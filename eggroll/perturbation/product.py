@@ -1,0 +1,173 @@
+"""Products with a perturbed array: one matmul for all members, two thin ones for each.
+
+    x (W + s A Bᵀ) = x W + s (x A) Bᵀ                (arXiv 2511.16652, section 3)
+
+The same for arrays of any number of dimensions, with batch dimensions, and with
+factors that vary along some of them: the factors are arrays whose dimensions have
+names, and `x` meets one after the other.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Num
+
+from eggroll.perturbation.scale import Scale
+
+
+class Factored(Protocol):
+    """What is needed of a perturbed array; see `array.Perturbed`."""
+
+    @property
+    def weight(self) -> Array: ...
+    @property
+    def kept(self) -> Sequence[Array]: ...
+    @property
+    def shapes(self) -> Sequence[tuple[int, ...]]: ...
+    @property
+    def scale(self) -> Scale: ...
+    @property
+    def ndim(self) -> int: ...
+    @property
+    def dtype(self) -> Any: ...
+    @property
+    def is_integer(self) -> bool: ...
+    @property
+    def accumulator(self) -> Any: ...
+
+
+DotDims = tuple[
+    tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]
+]
+
+
+def dot_general(
+    x: Num[Array, "..."],
+    leaf: Factored,
+    dims: DotDims,
+    *,
+    precision: Any = None,
+    dtype: Any = None,
+) -> Num[Array, "..."]:
+    """Contracts `x` with a perturbed array, as `lax.dot_general` with `x` on the left.
+
+    Args:
+        x: an ordinary array.
+        leaf: the perturbed array on the right.
+        dims: `((x contracting, leaf contracting), (x batch, leaf batch))`.
+        precision: as in `lax.dot_general`.
+        dtype: the type of the result; sums are taken in `leaf.accumulator` at least.
+
+    Returns:
+        The product; dimensions: batch, then what is left of `x`, then of the leaf.
+    """
+    accumulator = leaf.accumulator
+    dtype = dtype or jnp.result_type(x.dtype, leaf.dtype)
+    if not leaf.is_integer and not jnp.issubdtype(x.dtype, jnp.inexact):
+        x = x.astype(dtype)  # integers would round the factors
+    base = lax.dot_general(
+        x, leaf.weight, dims, precision=precision, preferred_element_type=accumulator
+    )
+    return (base + _perturbation(x, leaf, dims, precision)).astype(dtype)
+
+
+class _Named(NamedTuple):
+    """An array whose dimensions have names."""
+
+    array: Array
+    names: list[str]
+
+    def aligned(self, names: Sequence[str]) -> Array:
+        """The array with dimensions as in `names`, of size 1 where it has none."""
+        order = [self.names.index(n) for n in names if n in self.names]
+        array = jnp.transpose(self.array, order)
+        absent = [i for i, n in enumerate(names) if n not in self.names]
+        return jnp.expand_dims(array, absent)
+
+
+def _perturbation(
+    x: Array, leaf: Factored, dims: DotDims, precision: Any
+) -> Num[Array, "..."]:
+    """The perturbation's part of the product.
+
+    The factor that shares most with what is contracted comes first: what it leaves is
+    thin, as it has the rank where `x` had the contracted dimensions.
+    """
+    (x_contract, w_contract), (x_batch, w_batch) = dims
+    w_names = [f"w{i}" for i in range(leaf.ndim)]
+    x_names = [f"x{i}" for i in range(x.ndim)]
+    for i, j in zip((*x_contract, *x_batch), (*w_contract, *w_batch), strict=True):
+        x_names[i] = w_names[j]
+    out = [w_names[j] for j in w_batch]
+    out += [n for n in x_names if n.startswith("x")]
+    out += [n for j, n in enumerate(w_names) if j not in {*w_contract, *w_batch}]
+
+    contracted = {w_names[j] for j in w_contract}
+    factors = [
+        _Named(
+            f, [n for n, size in zip((*w_names, "rank"), s, strict=True) if size != 1]
+        )
+        for f, s in zip(leaf.kept, leaf.shapes, strict=True)
+    ]
+    first, *rest = sorted(factors, key=lambda f: -len(contracted & {*f.names}))
+    value = _multiply(_Named(x, x_names), first, rest, out, leaf, precision)
+    value = value._replace(array=leaf.scale.thin(value.array))
+    for k, factor in enumerate(rest):
+        value = _multiply(value, factor, rest[k + 1 :], out, leaf, precision)
+    absent = [i for i, n in enumerate(out) if n not in value.names]
+    return leaf.scale.wide(jnp.expand_dims(value.array, absent))
+
+
+def _multiply(
+    x: _Named,
+    factor: _Named,
+    later: Sequence[_Named],
+    out: list[str],
+    leaf: Factored,
+    precision: Any,
+) -> _Named:
+    """Multiplies, and sums over what neither the result nor later factors need."""
+    here = dict.fromkeys([*x.names, *factor.names])
+    needed = dict.fromkeys(n for f in later for n in f.names if n not in out)
+    keep = [n for n in (*out, *needed) if n in here]
+    summed = [n for n in here if n not in keep]
+    wide = jnp.promote_types(x.array.dtype, leaf.accumulator)
+    if _is_best_elementwise(x, factor, summed, is_integer=leaf.is_integer):
+        return _Named(_sum_of_products(x, factor, keep, summed, wide), keep)
+    number = {n: i for i, n in enumerate(here)}
+    product = jnp.einsum(
+        x.array,
+        [number[n] for n in x.names],
+        factor.array.astype(x.array.dtype),
+        [number[n] for n in factor.names],
+        [number[n] for n in keep],
+        precision=precision,
+        preferred_element_type=wide,
+    )
+    return _Named(product, keep)
+
+
+def _is_best_elementwise(
+    x: _Named, factor: _Named, summed: Sequence[str], *, is_integer: bool
+) -> bool:
+    """Whether to multiply elementwise, rather than by a matmul.
+
+    Where nothing is summed, there is no matmul; and where a vector meets a vector, it
+    would be a kernel of its own for one row, while compilers fuse a sum of products
+    into its neighbours. For integers, whose matmuls of one row are slow, a vector meets
+    a whole matrix of factors in this way, too.
+    """
+    are_vectors = len(x.names) == len(factor.names) == len(summed)
+    return not summed or are_vectors or (is_integer and len(x.names) == 1)
+
+
+def _sum_of_products(
+    x: _Named, factor: _Named, keep: list[str], summed: list[str], wide: Any
+) -> Array:
+    names = [*keep, *summed]
+    product = x._replace(array=x.array.astype(wide)).aligned(names) * factor._replace(
+        array=factor.array.astype(wide)
+    ).aligned(names)
+    return jnp.sum(product, axis=tuple(range(len(keep), len(names))), dtype=wide)

@@ -1,0 +1,24 @@
+"""What a run leaves on disk: settings, metrics, checkpoints, pictures.
+
+`eggroll.runs.curves` is imported by those who draw: matplotlib loads slowly.
+"""
+
+from eggroll.runs import animation, metrics
+from eggroll.runs.animation import Frame
+from eggroll.runs.checkpoint import Checkpoints, Restored, checksums
+from eggroll.runs.directory import Run, change, create, load, versions
+
+
+__all__ = [
+    "Checkpoints",
+    "Frame",
+    "Restored",
+    "Run",
+    "animation",
+    "change",
+    "checksums",
+    "create",
+    "load",
+    "metrics",
+    "versions",
+]

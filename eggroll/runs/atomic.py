@@ -1,0 +1,42 @@
+"""Files that are there whole or not at all, wherever a kill or a full disk strikes."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Hands out a path to write to, whose file takes the place of `path` at the end.
+
+    After a failure the old file is there as it was, and nothing beside it. Both names
+    end alike, for those who tell the kind of a file by its name.
+    """
+    new = path.with_name(f"{path.stem}.new{path.suffix}")
+    try:
+        yield new
+        # Or a loss of power might keep the new name and lose what is in the file.
+        with new.open("rb+") as file:
+            os.fsync(file.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+    _flush_names(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file at once."""
+    with replacing(path) as new:
+        new.write_text(text, encoding="utf-8")
+
+
+def _flush_names(directory: Path) -> None:
+    """Lets the new name of a file outlast a loss of power."""
+    if os.name != "posix":
+        return  # elsewhere, directories cannot be opened
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,143 @@
+"""A run's directory: what it was told, what it measured, where it got to."""
+
+import importlib.metadata
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from eggroll.config import Config, flat, loading, plain, yamlfile
+from eggroll.errors import UserError
+from eggroll.runs import atomic
+
+
+# What may differ when a run is resumed: the start of dotted names.
+CHANGEABLE = (
+    "budget.",
+    "checkpoint_every",
+    "devices",
+    "diagnose_every",
+    "evaluate_every",
+    "keep_checkpoints",
+    "optimizer.learning_rate",
+    "sinks",
+    "strategy.chunk_size",
+    "strategy.sigma",
+)
+PACKAGES = ("eggroll", "jax", "jaxlib", "optax", "orbax-checkpoint", "numpy", "flax")
+
+
+class Run(NamedTuple):
+    """A directory that holds one run, and its settings.
+
+    Attributes:
+        path: The directory.
+        config: The settings in force, all of them written out in `config.yaml`.
+    """
+
+    path: Path
+    config: Config
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def curve(self) -> Path:
+        return self.path / "curve.png"
+
+
+def create(config: Config) -> Run:
+    """Makes the directory of a new run under the next free name.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    parent, name = Path(config.output), config.name or "run"
+    if not name or Path(name).name != name:
+        raise UserError(
+            f"name: expected a plain directory name, got {name!r}: set `output` to "
+            "choose where it is made"
+        )
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        path = _claim(parent, name)
+        _write(path, config)
+    except OSError as error:
+        raise UserError(
+            f"output: {parent} cannot be written ({error.strerror}): choose another "
+            "directory with --output"
+        ) from error
+    return Run(path, config)
+
+
+def load(path: str | Path) -> Run:
+    """Opens an existing run.
+
+    Raises:
+        UserError: There is no run.
+    """
+    path = Path(path)
+    if not (path / "config.yaml").is_file():
+        raise UserError(
+            f"{path} is no run: expected a directory that `eggroll train` made, "
+            "with a config.yaml"
+        )
+    return Run(path, loading.load(path / "config.yaml"))
+
+
+def change(run: Run, overrides: Iterable[tuple[str, str]]) -> Run:
+    """Another budget, or others of the settings that a resumed run may change.
+
+    Args:
+        run: The run; its `config.yaml` is rewritten. Each checkpoint keeps the settings
+            that it was made with.
+        overrides: As on the command line.
+
+    Raises:
+        UserError: One of them would make it another run.
+    """
+    config = loading.load(run.path / "config.yaml", overrides)
+    before, after = flat(run.config), flat(config)
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name) and not name.startswith(CHANGEABLE):
+            raise UserError(
+                f"{name} cannot change when a run is resumed, as it would be another "
+                "run: start that from a config, without --resume"
+            )
+    _write(run.path, config)
+    return Run(run.path, config)
+
+
+def versions() -> dict[str, str]:
+    """What the run's numbers depend on besides its settings."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _write(path: Path, config: Config) -> None:
+    header = "".join(f"# {package} {one}\n" for package, one in versions().items())
+    text = f"# The settings in force, with\n{header}{yamlfile.dump(plain(config))}"
+    atomic.write_text(path / "config.yaml", text)
+
+
+def _claim(parent: Path, name: str) -> Path:
+    """Makes `name`, or the first of `name-2`, `name-3`, ... that is free."""
+    number = 1
+    while True:
+        path = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir()  # fails if another process was faster
+        except FileExistsError:
+            number += 1
+        else:
+            return path

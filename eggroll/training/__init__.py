@@ -1,0 +1,38 @@
+"""From settings to a trained model: algorithms over one state, in one loop."""
+
+from eggroll.training import diagnostics, instantiate
+from eggroll.training.algorithms import (
+    Algorithm,
+    Evolution,
+    Metrics,
+    evolution,
+    find,
+)
+from eggroll.training.budget import Outcome, Progress, Stop
+from eggroll.training.experiment import Experiment, initial_state, prepare
+from eggroll.training.integer import Stepping, integer_algorithm
+from eggroll.training.loop import train
+from eggroll.training.state import Purpose, State, key_for
+
+
+__all__ = [
+    "Algorithm",
+    "Evolution",
+    "Experiment",
+    "Metrics",
+    "Outcome",
+    "Progress",
+    "Purpose",
+    "State",
+    "Stepping",
+    "Stop",
+    "diagnostics",
+    "evolution",
+    "find",
+    "initial_state",
+    "instantiate",
+    "integer_algorithm",
+    "key_for",
+    "prepare",
+    "train",
+]

@@ -1,0 +1,81 @@
+"""What users of evolution strategies need to see, as scalars; all of it pure JAX."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+
+def of_population(
+    fitness: Float[Array, " population"], aux: dict[str, Any]
+) -> dict[str, Array]:
+    """Statistics of one generation's fitness, over its finite values.
+
+    Args:
+        fitness: Of each member.
+        aux: What the members told, stacked: `steps` and `metrics` are used.
+
+    Returns:
+        `fitness/mean`, `best`, `spread` (standard deviation), `tied` (the share of
+        members whose fitness another member has too), `nonfinite` (the share that
+        failed), `samples` (consumed in all), and the mean of each of the metrics.
+    """
+    fitness = fitness.astype(jnp.promote_types(fitness.dtype, jnp.float32))
+    finite = jnp.isfinite(fitness)
+    order = jnp.sort(jnp.where(finite, fitness, jnp.nan))  # NaN goes last, never tied
+    same = order[1:] == order[:-1]
+    tied = jnp.pad(same, (0, 1)) | jnp.pad(same, (1, 0))
+    steps = aux.get("steps", jnp.ones_like(fitness))
+    return {
+        "fitness/mean": jnp.mean(fitness, where=finite),
+        "fitness/best": jnp.max(fitness, where=finite, initial=-jnp.inf),
+        "fitness/spread": jnp.std(fitness, where=finite),
+        "fitness/tied": jnp.mean(tied, dtype=jnp.float32),
+        "fitness/nonfinite": 1 - jnp.mean(finite, dtype=jnp.float32),
+        "samples": jnp.sum(steps, dtype=jnp.float32),
+    } | {name: jnp.mean(value) for name, value in aux.get("metrics", {}).items()}
+
+
+def agreement(whole: PyTree, half: PyTree) -> Float[Array, ""]:
+    """The cosine between the gradients of two halves of the population.
+
+    1 where the gradient is free of noise, 0 where it is nothing else: about s / (1 + s)
+    where s is the signal-to-noise ratio (of squared norms) of each half.
+
+    Args:
+        whole: The sum of both halves.
+        half: One of them.
+    """
+    other = optax.tree.sub(whole, half)
+    product = optax.tree.vdot(half, other)
+    cosine = product / (optax.tree.norm(half) * optax.tree.norm(other))
+    return jnp.asarray(cosine, jnp.float32)
+
+
+def of_update(
+    old: PyTree, new: PyTree, updates: PyTree, grads: PyTree
+) -> dict[str, Array]:
+    """How far one update moved the parameters.
+
+    Returns:
+        `gradient/norm`; `update/ratio`, the norm of the update relative to that of
+        the parameters; `update/lost`, the share of updates that rounding swallowed.
+    """
+    lost = jax.tree.map(
+        lambda old, new, update: jnp.sum((old == new) & (update != 0)),
+        old,
+        new,
+        updates,
+    )
+    wanted = jax.tree.map(lambda update: jnp.sum(update != 0), updates)
+    return {
+        "gradient/norm": optax.tree.norm(grads),
+        "update/ratio": optax.tree.norm(updates) / optax.tree.norm(old),
+        "update/lost": _total(lost) / jnp.maximum(_total(wanted), 1),
+    }
+
+
+def _total(tree: PyTree) -> Float[Array, ""]:
+    return jnp.sum(jnp.asarray(jax.tree.leaves(tree), jnp.float32))

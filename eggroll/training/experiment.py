@@ -1,0 +1,77 @@
+"""A run's settings turned into what is needed to train or evaluate it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from eggroll.config.schema import Config
+from eggroll.runs import metrics
+from eggroll.task.check import check_evaluation, first_batch
+from eggroll.task.protocol import Task, rows
+from eggroll.training import algorithms, instantiate
+from eggroll.training.algorithms import Algorithm
+from eggroll.training.state import Purpose, State, key_for
+
+
+class Experiment(NamedTuple):
+    """A task and the algorithm that learns it.
+
+    Attributes:
+        config: What it was made from.
+        task: What is learnt.
+        algorithm: How.
+    """
+
+    config: Config
+    task: Task
+    algorithm: Algorithm
+
+
+def prepare(config: Config) -> Experiment:
+    """Builds and checks all that the settings describe; computes almost nothing.
+
+    Raises:
+        UserError: Something in the settings or in the task is wrong.
+    """
+    instantiate.mesh(config)
+    metrics.check_sinks(config)
+    task = instantiate.task(config)
+    algorithm = algorithms.find(task, config)
+    data = first_batch(task, jax.random.key(config.seed))
+    members = algorithm.members or rows(data, task.data_axes)
+    check_evaluation(task, members, data)
+    experiment = Experiment(config, task, algorithm._replace(members=members))
+    with instantiate.blaming("strategy"):
+        state = jax.eval_shape(lambda: _state(experiment))
+        jax.eval_shape(algorithm.trial, state, data)
+    return experiment
+
+
+def initial_state(experiment: Experiment) -> State:
+    """The state before the first step, laid out over the devices."""
+    config, _, algorithm = experiment
+    mesh = instantiate.mesh(config)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    # A carry that is none of the population's, as of `backprop`, cannot be split.
+    is_split = algorithm.members % mesh.size == 0
+    by_member = NamedSharding(mesh, PartitionSpec("population"))
+    state = jax.device_put(_state(experiment), everywhere)
+    return state._replace(
+        carry=jax.device_put(state.carry, by_member if is_split else everywhere)
+    )
+
+
+def _state(experiment: Experiment) -> State:
+    config, task, algorithm = experiment
+    key = jax.random.key(config.seed)
+    params = instantiate.precise(config, task.init(key_for(key, Purpose.INIT)))
+    return State(
+        params=params,
+        opt_state=algorithm.init(params),
+        step=jnp.int32(0),
+        key=key,
+        task=jax.tree.map(jnp.asarray, task.initial_state()),
+        carry=jax.tree.map(jnp.asarray, task.initial_carry(algorithm.members)),
+    )

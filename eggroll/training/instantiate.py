@@ -1,0 +1,131 @@
+"""From settings to the objects they describe."""
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from eggroll.config import lookup
+from eggroll.config.coercion import unknown
+from eggroll.config.schema import Choice, Config, Schedule
+from eggroll.errors import UserError
+from eggroll.evolution import shaping as shapings
+from eggroll.evolution.master_weights import with_master_weights
+from eggroll.evolution.sharding import population_mesh
+from eggroll.evolution.strategy import EvolutionStrategy
+from eggroll.perturbation.rules import Rule, frozen, full_rank, low_rank
+from eggroll.task.protocol import Task
+
+
+@contextlib.contextmanager
+def blaming(setting: str) -> Iterator[None]:
+    """Turns a `ValueError` about values into one about the setting they came from."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{setting}: {error}") from error
+
+
+def schedule(setting: Schedule) -> float | optax.Schedule:
+    """The number, or the function from step to number."""
+    start, end, steps = setting.start, setting.end, setting.steps
+    if end is None or steps is None:
+        return start
+    if setting.kind == "linear":
+        return optax.linear_schedule(start, end, steps)
+    if setting.kind == "exponential":
+        return optax.exponential_decay(start, steps, end / start, end_value=end)
+    return optax.schedules.cosine_decay_schedule(start, steps, alpha=end / start)
+
+
+def task(config: Config) -> Task:
+    """The task, made from its class and its fields."""
+    cls = lookup.locate_dataclass(config.task.path)
+    with blaming("task"):
+        return cls(**config.task.options)
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """Optax's optimiser, with a float32 master copy where parameters are shorter."""
+    setting = config.optimizer
+    function = lookup.locate_function(optax, "optimiser in optax", setting.name)
+    with blaming("optimizer"):
+        made = function(schedule(setting.learning_rate), **setting.options)
+    if not isinstance(made, optax.GradientTransformation):
+        raise UserError(
+            f"optimizer.name: expected an optimiser of optax, got {setting.name!r}"
+        )
+    return with_master_weights(made) if config.precision == "bfloat16" else made
+
+
+def precise(config: Config, params: PyTree) -> PyTree:
+    """The parameters in the precision that the settings ask for."""
+    dtype = jnp.dtype(config.precision)
+
+    def cast(leaf: Any) -> Any:
+        leaf = jnp.asarray(leaf)
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(cast, params) if config.precision != "float32" else params
+
+
+def mesh(config: Config) -> Mesh:
+    """The devices over which the population is spread."""
+    devices = jax.devices()
+    if config.devices is not None and not 1 <= config.devices <= len(devices):
+        raise UserError(
+            f"devices: expected 1 to {len(devices)}, as there are, got {config.devices}"
+        )
+    return population_mesh(devices[: config.devices])
+
+
+def strategy(config: Config, *, rank: int | None) -> EvolutionStrategy:
+    """The evolution strategy, of a rank or (None) with full-rank perturbations."""
+    setting = config.strategy
+    with blaming("strategy"):
+        return EvolutionStrategy(
+            population=setting.population,
+            sigma=schedule(setting.sigma),
+            rank=rank,
+            noise=setting.noise,
+            antithetic=setting.antithetic,
+            noise_reuse=setting.noise_reuse,
+            shaping=shaping(setting.shaping),
+            rules=rules(setting.rules),
+            chunk_size=setting.chunk_size,
+            mesh=mesh(config),
+        )
+
+
+def shaping(choice: Choice) -> shapings.Shaping:
+    """A function of `eggroll.shaping`, or what one of them makes of the options."""
+    function = lookup.locate_function(shapings, "shaping", choice.name)
+    lookup.check_options("strategy.shaping", function, choice.options)
+    if next(iter(inspect.signature(function).parameters)) == "fitness":
+        return functools.partial(function, **choice.options)
+    with blaming("strategy.shaping"):
+        return function(**choice.options)
+
+
+def rules(choices: Mapping[str, Choice]) -> dict[str, Rule]:
+    """How the leaves are perturbed, by patterns of their paths."""
+    return {pattern: _rule(choice) for pattern, choice in choices.items()}
+
+
+def _rule(choice: Choice) -> Rule:
+    known = {"frozen": lambda: frozen, "full_rank": full_rank, "low_rank": low_rank}
+    if choice.name not in known:
+        raise unknown("rule", choice.name, known)
+    make = known[choice.name]
+    lookup.check_options("strategy.rules", make, choice.options)
+    with blaming("strategy.rules"):
+        return make(**choice.options)

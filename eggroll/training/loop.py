@@ -1,0 +1,226 @@
+"""The training loop: one explicit state, saved so that nothing is lost.
+
+Resuming gives bit for bit what the run would have given without the stop: the state
+holds all that the next step needs, and each key is a function of base key and step.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+from tqdm import tqdm
+
+from eggroll.config.schema import plain
+from eggroll.errors import UserError
+from eggroll.runs import metrics
+from eggroll.runs.checkpoint import Checkpoints
+from eggroll.runs.directory import Run, versions
+from eggroll.task.check import validate
+from eggroll.training.budget import Outcome, Progress, Stop, exhausted, is_reached
+from eggroll.training.experiment import Experiment, initial_state
+from eggroll.training.signals import Interrupt, interruptible
+from eggroll.training.state import Purpose, key_for
+
+
+Report = Callable[[str], None]
+
+
+def train(
+    experiment: Experiment, run: Run, *, report: Report = lambda _: None
+) -> Outcome:
+    """Trains from the run's newest readable checkpoint, or else from the start.
+
+    Args:
+        experiment: Made from the run's settings.
+        run: Where checkpoints and figures go.
+        report: Told in words what happens.
+
+    Raises:
+        UserError: Nothing is left to do, no fitness is finite, or the disk is full.
+            What was saved before stays.
+    """
+    loop = _Loop(experiment, run, report)
+    with interruptible(report) as interrupt:
+        stop = loop.run(interrupt)
+    return Outcome(stop, loop.state, loop.validation, loop.progress, interrupt.signal)
+
+
+class _Loop:
+    """The state of one sitting."""
+
+    def __init__(self, experiment: Experiment, run: Run, report: Report):
+        self.config, self.task, self.algorithm = experiment
+        self.report = report
+        self.checkpoints = Checkpoints(
+            run.checkpoints, keep=self.config.keep_checkpoints
+        )
+        self.path, self.metrics = run.path, run.metrics
+        self.state = initial_state(experiment)
+        self.step = 0
+        self.progress = Progress()
+        self.validation: dict[str, float] = {}
+        self.is_fresh = not self.checkpoints.steps()
+        self.is_compiled = False
+        self.has_warned = False
+        if self.is_fresh:
+            self._begin()
+        else:
+            self._resume()
+        self.started = time.perf_counter() - self.progress.elapsed
+
+    def run(self, interrupt: Interrupt) -> Stop:
+        config = self.config
+        bar = tqdm(
+            total=config.budget.generations,
+            initial=self.step,
+            unit="step",
+            leave=False,
+            disable=None,  # unless on a terminal
+        )
+        with metrics.recorder(self.path, config) as recorder, bar:
+            if self.is_fresh:
+                recorder.write(0, self._validate())
+                self._save()  # so that a disk that cannot be written stops us here
+            stop = None
+            while stop is None and interrupt.signal is None:
+                row, has_failed = self._advance()
+                self._warn_of(row)
+                stop = self._exhausted()
+                if stop or self.step % config.evaluate_every == 0:
+                    row |= self._validate()
+                    stop = Stop.TARGET if self._has_reached_target() else stop
+                recorder.write(self.step, row)
+                bar.update()
+                if has_failed:
+                    self._fail()
+                if self.step % config.checkpoint_every == 0:
+                    self._save()
+            if self.step not in self.checkpoints.steps():
+                self._save()
+        return stop or Stop.INTERRUPT
+
+    def _advance(self) -> tuple[dict[str, float], bool]:
+        """Makes one step; returns its figures, and whether no fitness was finite."""
+        started = time.perf_counter()
+        key = key_for(self.state.key, Purpose.BATCH, self.step)
+        data = self.task.batch(self.state.task, self.step, key)
+        self.state, figures = self.algorithm.step(self.state, data)
+        row = {name: float(value) for name, value in jax.device_get(figures).items()}
+        seconds = time.perf_counter() - started
+        self.step += 1
+        samples, before = row.pop("samples"), self.progress
+        self.progress = Progress(
+            seconds=before.seconds + (seconds if self.is_compiled else 0.0),
+            elapsed=time.perf_counter() - self.started,
+            evaluations=before.evaluations + self.algorithm.members,
+            samples=before.samples + samples,
+        )
+        if self.is_compiled:
+            row["evaluations/s"] = self.algorithm.members / seconds
+            row[f"{self.task.samples}/s"] = samples / seconds
+        else:
+            row["compile_seconds"] = seconds
+            self.is_compiled = True
+        return row | dataclasses.asdict(self.progress), row.get(
+            "fitness/nonfinite"
+        ) == 1
+
+    def _warn_of(self, row: dict[str, float]) -> None:
+        """Tells, once a sitting, of a step that learnt nothing."""
+        if row.get("fitness/unusable") == 1 and not self.has_warned:
+            self.has_warned = True
+            self.report(
+                f"step {self.step}: one member of every pair has failed, so nothing "
+                "was learnt (fitness/unusable is 1): lower sigma, or look into "
+                f"evaluate of {type(self.task).__name__}; from now on such steps are "
+                "counted only"
+            )
+
+    def _validate(self) -> dict[str, float]:
+        self.validation = self._validation(Purpose.VALIDATE)
+        name, value = next(iter(self.validation.items()))
+        self.report(f"step {self.step}: {name} {value:.6g}")
+        figures = {f"validation/{name}": one for name, one in self.validation.items()}
+        return dataclasses.asdict(self.progress) | figures
+
+    def _validation(self, purpose: Purpose) -> dict[str, float]:
+        key = key_for(self.state.key, purpose, self.step)
+        return validate(self.task, self.state.params, self.state.task, key)
+
+    def _has_reached_target(self) -> bool:
+        target = self.config.budget.target
+        if not is_reached(self.validation, target, self.task.maximise):
+            return False
+        # The best of many noisy figures flatters: a second one must agree.
+        self.validation = self._validation(Purpose.CONFIRM)
+        return is_reached(self.validation, target, self.task.maximise)
+
+    def _exhausted(self) -> Stop | None:
+        return exhausted(self.config.budget, self.step, self.progress)
+
+    def _save(self) -> None:
+        if not _all_finite(self.state.params):
+            kept = ", ".join(map(str, self.checkpoints.steps())) or "none"
+            raise UserError(
+                f"step {self.step}: the parameters hold NaN or infinity, so they are "
+                "not saved: lower the learning rate, or resume from an earlier "
+                f"checkpoint (there is: {kept})"
+            )
+        facts = {
+            "progress": dataclasses.asdict(self.progress),
+            "config": plain(self.config),
+            "versions": versions(),
+        }
+        self.checkpoints.save(self.step, self.state, facts)
+
+    def _begin(self) -> None:
+        if any(row["step"] > 0 for row in metrics.read(self.metrics)):
+            raise UserError(
+                f"{self.path} has figures but no checkpoint to resume from: "
+                "start another run"
+            )
+        metrics.forget_after(self.metrics, -1)  # of a kill before the first checkpoint
+
+    def _resume(self) -> None:
+        restored = self.checkpoints.restore(like=self.state)
+        for step, reason in restored.damaged.items():
+            self.report(f"checkpoint {step} is damaged and passed over: {reason}")
+        self.checkpoints.set_aside(list(restored.damaged))
+        saved = restored.facts["versions"]
+        for package, version in versions().items():
+            if saved.get(package, version) != version:
+                self.report(
+                    f"{package} was {saved[package]} and is {version} now: "
+                    "figures may differ from those of a run that never stopped"
+                )
+        self.state, self.step = restored.state, restored.step
+        self.progress = Progress(**restored.facts["progress"])
+        if stop := self._exhausted():
+            raise UserError(
+                f"{self.path}: nothing is left to do, {stop.value}: give it more with "
+                "--generations, --seconds or --samples"
+            )
+        metrics.forget_after(self.metrics, self.step)
+        self.report(f"resuming at step {self.step}")
+
+    def _fail(self) -> None:
+        self._save()
+        raise UserError(
+            f"step {self.step}: the fitness of all {self.algorithm.members} members is "
+            "NaN or infinite, so there is nothing to learn from: lower sigma or the "
+            f"learning rate, or look into evaluate of {type(self.task).__name__}; "
+            f"all so far is in {self.path}"
+        )
+
+
+@jax.jit
+def _all_finite(params: PyTree) -> jax.Array:
+    checks = [
+        jnp.all(jnp.isfinite(leaf))
+        for leaf in jax.tree.leaves(params)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    return jnp.all(jnp.asarray(checks))

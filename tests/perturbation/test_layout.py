@@ -1,0 +1,229 @@
+"""How a leaf is perturbed follows from what the model does with it, and from rules."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import eggroll
+from eggroll import frozen, full_rank, low_rank
+from eggroll.perturbation.rules import matches
+
+
+def plan(fn, params, *args, **settings):
+    """The layouts of a model's leaves by path."""
+    report = eggroll.coverage(fn, params, *args, **settings)
+    return {leaf.layout.path: leaf.layout for leaf in report.leaves}
+
+
+def zeros(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+SCAN = lambda w, h: lax.scan(lambda h, w: (jnp.tanh(h @ w), 0), h, w)[0]
+LOOP = lambda w, h: lax.fori_loop(0, w.shape[0], lambda i, h: jnp.tanh(h @ w[i]), h)
+
+# name: (function, leaf, argument, (batch, rows, columns)); no columns: full rank
+USES = {
+    "matrix on the right": (lambda w, x: x @ w, (4, 3), (4,), ((), (0,), (1,))),
+    "matrix on the left": (lambda w, x: w @ x, (4, 3), (3,), ((), (1,), (0,))),
+    "several contracted dimensions": (
+        lambda w, x: jnp.einsum("ij,ijkl->kl", x, w),
+        (4, 3, 2, 5),
+        (4, 3),
+        ((), (0, 1), (2, 3)),
+    ),
+    "conv": (
+        lambda w, x: lax.conv(x, w, (1, 1), "SAME"),
+        (5, 3, 2, 2),
+        (1, 3, 8, 8),
+        ((), (1, 2, 3), (0,)),
+    ),
+    "embedding": (
+        lambda w, x: w[x.astype(int)],
+        (9, 4),
+        (5,),
+        ((), (0,), (1,)),
+    ),
+    "embedding, one token at a time": (
+        lambda w, x: lax.scan(lambda h, i: (h + w[i.astype(int)], 0), jnp.zeros(4), x),
+        (9, 4),
+        (5,),
+        ((), (0,), (1,)),
+    ),
+    "tied embedding, one token": (
+        lambda w, x: w @ w[x.astype(int)],
+        (9, 4),
+        (),
+        ((), (0,), (1,)),
+    ),
+    "layers in a scan": (SCAN, (5, 4, 4), (4,), ((0,), (1,), (2,))),
+    "layers by number, in a loop": (LOOP, (5, 4, 4), (4,), ((0,), (1,), (2,))),
+    "layers by number": (
+        lambda w, x: jnp.tanh(x @ w[0]) @ w[1],
+        (2, 4, 4),
+        (4,),
+        ((0,), (1,), (2,)),
+    ),
+    "layers in two scans": (
+        lambda w, x: lax.scan(lambda h, w: (SCAN(w, h), 0), x, w)[0],
+        (2, 5, 4, 4),
+        (4,),
+        ((0, 1), (2,), (3,)),
+    ),
+    "layers unstacked": (
+        lambda w, x: jnp.tanh(x @ jnp.unstack(w)[0]) @ jnp.unstack(w)[1],
+        (2, 4, 4),
+        (4,),
+        ((0,), (1,), (2,)),
+    ),
+    "one matrix for each of a batch": (
+        lambda w, x: jax.vmap(jnp.matmul)(x, w),
+        (5, 4, 3),
+        (5, 4),
+        ((0,), (1,), (2,)),
+    ),
+    "one table for each of a batch": (
+        lambda w, i: jax.vmap(lambda w, i: w[i.astype(int)])(w, i),
+        (2, 9, 4),
+        (2, 6),
+        ((0,), (1,), (2,)),
+    ),
+    "layers joined by the function": (
+        lambda w, x: SCAN(jnp.stack([w, w]), x),
+        (4, 4),
+        (4,),
+        ((), (0,), (1,)),
+    ),
+    "vector": (lambda w, x: x + w, (4,), (4,), ((), (), ())),
+    "number": (lambda w, x: x * w, (), (4,), ((), (), ())),
+    "elementwise matrix": (lambda w, x: x * w, (4, 3), (4, 3), ((), (), ())),
+    "vector contracted": (lambda w, x: x @ w, (4,), (4,), ((), (), ())),
+    "one column": (lambda w, x: x @ w, (4, 1), (4,), ((), (), ())),
+    "not used": (lambda w, x: x, (4, 3), (4,), ((), (), ())),
+}
+
+
+@pytest.mark.parametrize("case", USES.values(), ids=USES.keys())
+def test_dimensions_follow_from_use(case):
+    fn, leaf, argument, expected = case
+    layout = plan(fn, zeros(*leaf), zeros(*argument), rank=2)["params"]
+    assert (layout.batch, layout.rows, layout.cols) == expected
+    assert layout.rule == (low_rank(2) if layout.cols else full_rank())
+
+
+def test_factors_have_size_one_where_they_do_not_vary():
+    layout = plan(SCAN, zeros(5, 4, 4), zeros(4), rank=2)["params"]
+    assert layout.factor_shapes == ((5, 4, 1, 2), (5, 1, 4, 2))
+    assert layout.values == 2 * (5 * 4 + 5 * 4)
+
+
+def test_integers_are_not_evolved():
+    params = {"w": zeros(4, 3), "table": jax.ShapeDtypeStruct((4,), jnp.int32)}
+    layouts = plan(lambda p, x: x @ p["w"] + p["table"][0], params, zeros(4))
+    assert layouts["table"].is_frozen
+    assert not layouts["w"].is_frozen
+
+
+def test_the_default_rank_may_be_full():
+    layout = plan(lambda w, x: x @ w, zeros(4, 3), zeros(4), rank=None)["params"]
+    assert layout.factor_shapes == ((4, 3, 1),)
+
+
+# --- Rules
+
+
+MODEL = {
+    "embed": {"table": zeros(9, 4)},
+    "blocks": [{"kernel": zeros(4, 4), "scale": zeros(4)} for _ in range(2)],
+}
+
+
+def model(p, i):
+    h = p["embed"]["table"][i]
+    for block in p["blocks"]:
+        h = h @ block["kernel"] * block["scale"]
+    return h
+
+
+INDEX = jax.ShapeDtypeStruct((5,), jnp.int32)
+
+
+def ruled(rules, **settings):
+    layouts = plan(model, MODEL, INDEX, rules=rules, **settings)
+    return {path: layout.rule for path, layout in layouts.items()}
+
+
+def test_leaves_are_named_by_their_path():
+    paths = "blocks/0/kernel blocks/0/scale blocks/1/kernel blocks/1/scale embed/table"
+    assert sorted(ruled({})) == paths.split()
+
+
+def test_a_rule_decides_for_the_leaves_its_pattern_matches():
+    rules = ruled({"**/kernel": low_rank(3, sigma_scale=2.0), "embed/*": frozen})
+    assert rules["blocks/0/kernel"] == rules["blocks/1/kernel"] == low_rank(3, 2.0)
+    assert rules["embed/table"] == frozen
+    assert rules["blocks/0/scale"] == full_rank()
+
+
+def test_the_first_match_decides():
+    rules = ruled({"blocks/1/*": frozen, "**/kernel": full_rank()})
+    assert rules["blocks/0/kernel"] == full_rank()
+    assert rules["blocks/1/kernel"] == frozen
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern", "expected"),
+    [
+        ("embed/table", "**/embed*", True),
+        ("model/embed/table", "**/embed*", True),
+        ("model/unembed/table", "**/embed*", False),
+        ("blocks/0/attn/query", "**/attn/**", True),
+        ("attn/query", "**/attn/**", True),
+        ("blocks/0/kernel", "blocks/*/kernel", True),
+        ("blocks/0/kernel", "blocks/[1-9]/kernel", False),
+        ("blocks/0/kernel", "kernel", False),
+    ],
+)
+def test_patterns(path, pattern, expected):
+    assert matches(path, pattern) is expected
+
+
+def test_a_pattern_that_matches_no_leaf_is_refused_and_the_leaves_are_named():
+    with pytest.raises(ValueError, match=r"'\*\*/kernal' matches no leaf.*embed/table"):
+        ruled({"**/kernal": frozen})
+
+
+def test_a_low_rank_rule_makes_a_matrix_of_what_is_used_elementwise():
+    layouts = plan(
+        lambda w, x: x * w, zeros(4, 3), zeros(4, 3), rules={"*": low_rank(2)}
+    )
+    assert layouts["params"].factor_shapes == ((4, 1, 2), (1, 3, 2))
+
+
+def test_a_vector_stays_full_rank_whatever_the_rule():
+    assert ruled({"**/scale": low_rank(2, 0.5)})["blocks/0/scale"] == full_rank(0.5)
+
+
+def test_everything_frozen_is_refused():
+    with pytest.raises(ValueError, match=r"nothing to evolve.*check the parameters"):
+        ruled({"*": frozen})
+
+
+def test_parameters_without_a_floating_leaf_are_refused():
+    with pytest.raises(ValueError, match=r"at least one floating-point leaf.*int32"):
+        plan(lambda w, x: x + w, np.arange(3), zeros(3))
+
+
+@pytest.mark.parametrize("make", [low_rank, full_rank])
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
+def test_a_scale_that_is_not_positive_is_refused(make, scale):
+    with pytest.raises(ValueError, match=r"sigma_scale must be positive.*frozen"):
+        make(sigma_scale=scale)
+
+
+@pytest.mark.parametrize("rank", [0, -1])
+def test_a_rank_below_one_is_refused(rank):
+    with pytest.raises(ValueError, match="rank must be at least 1"):
+        low_rank(rank)

@@ -1,0 +1,146 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eggroll.config import resolve
+from eggroll.training import State, find
+from tasks.control import Box, Control, Discrete, Environment
+from tasks.control.ppo import PPOSettings
+from tasks.control.trajectories import Step, advantages, collect, start
+
+
+@dataclasses.dataclass(frozen=True)
+class Aim(Environment):
+    """The reward is best where the action hits the target that is shown."""
+
+    is_continuous: bool = False
+    length: int = 3  # the episode ends by itself after as many steps
+    observation_shape = (1,)
+    step_limit = 5
+    name = "aim"
+
+    @property
+    def action_space(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return Box((-1.0,), (1.0,)) if self.is_continuous else Discrete(2)
+
+    def reset(self, key):
+        target = jax.random.bernoulli(key).astype(float)
+        return (target, 0), target[None]
+
+    def step(self, state, action, key):
+        target, time = state
+        hit = jnp.mean(action) - target
+        fresh = jax.random.bernoulli(key).astype(float)
+        return (fresh, time + 1), fresh[None], -(hit**2), time + 1 >= self.length
+
+
+def run(task, updates, rate="0.01"):
+    config = resolve(
+        {
+            "task": {"class": "tasks.control:Control"},
+            "algorithm": "ppo",
+            "optimizer": {"name": "adam", "learning_rate": float(rate)},
+            "budget": {"generations": 1},
+        }
+    )
+    algorithm = find(task, config)
+    key = jax.random.key(0)
+    params = task.init(key)
+    state = State(
+        params, algorithm.init(params), jnp.int32(0), key, task.initial_state(), ()
+    )
+    for _ in range(updates):
+        state, metrics = algorithm.step(state, ())
+    return state, metrics
+
+
+def test_advantages_are_the_sums_spelt_out(getkey):
+    time, workers, discount, trace = 6, 3, 0.9, 0.8
+    draw = lambda: jax.random.normal(getkey(), (time, workers))
+    reward, values, following = draw(), draw(), draw()
+    terminated = jax.random.bernoulli(getkey(), 0.3, (time, workers))
+    truncated = jax.random.bernoulli(getkey(), 0.3, (time, workers)) & ~terminated
+    nothing = jnp.zeros((time, workers))
+    steps = Step(
+        nothing, None, nothing, (), reward, nothing, terminated, truncated, nothing
+    )
+    result = advantages(steps, values, following, discount=discount, trace=trace)
+    for w in range(workers):
+        for t in range(time):
+            expected, factor = 0.0, 1.0
+            for s in range(t, time):
+                bootstrap = 0.0 if terminated[s, w] else following[s, w]
+                expected += factor * (
+                    reward[s, w] + discount * bootstrap - values[s, w]
+                )
+                factor *= discount * trace
+                if terminated[s, w] or truncated[s, w]:
+                    break
+            np.testing.assert_allclose(result[t, w], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("length", "limit", "ends"), [(3, 5, "terminated"), (9, 4, "truncated")]
+)
+def test_workers_begin_anew_after_an_end_of_either_kind(length, limit, ends, getkey):
+    environment, key = Aim(length=length), getkey()
+    choose = lambda observation, key, legal: (jnp.int32(0), jnp.int32(0), ())
+    workers, steps = collect(
+        environment,
+        choose,
+        start(environment, key, 2),
+        key,
+        steps=12,
+        step_limit=limit,
+    )
+    period = min(length, limit)
+    expected = np.arange(12) % period == period - 1
+    for worker in range(2):
+        np.testing.assert_array_equal(getattr(steps, ends)[:, worker], expected)
+        np.testing.assert_array_equal(np.isfinite(steps.total[:, worker]), expected)
+    episode = steps.reward[:period, 0]
+    np.testing.assert_allclose(steps.total[period - 1, 0], episode.sum(), rtol=1e-6)
+    np.testing.assert_array_equal(workers.time, 0)
+    # What follows an end is what was seen at it, not the first of the next episode.
+    same = (steps.following[:-1] == steps.observation[1:])[..., 0].all(axis=1)
+    assert np.all(same[~expected[:-1]])
+
+
+SMALL = PPOSettings(workers=16, steps=16, minibatches=4)
+
+
+@pytest.mark.parametrize("is_continuous", [False, True])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_ppo_learns_to_aim(is_continuous, deterministic):
+    task = Control(
+        environment=Aim(is_continuous),
+        hidden=(16,),
+        activation="tanh",
+        deterministic=deterministic,
+        normalise_observations=True,
+        ppo=SMALL,
+    )
+    state, metrics = run(task, 40)
+    start = task.validate(
+        task.init(jax.random.key(9)), task.initial_state(), jax.random.key(1)
+    )
+    final = task.validate(state.params, state.task, jax.random.key(1))
+    assert final["return"] > max(-0.6, start["return"])  # 0 is perfect, -1.5 is chance
+    assert metrics["samples"] == 16 * 16
+    assert state.task.count == 40 * 16 * 16
+
+
+def test_an_update_is_the_same_each_time():
+    task = Control(environment=Aim(), hidden=(4,), ppo=SMALL)
+    (first, _), (again, _) = run(task, 2), run(task, 2)
+    jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
+
+
+def test_what_ppo_cannot_learn_is_refused():
+    with pytest.raises(ValueError, match="single agents without memory"):
+        run(Control(environment=Aim(), network="gru", hidden=(4,)), 1)
+    with pytest.raises(ValueError, match="minibatches must divide"):
+        PPOSettings(workers=3, steps=5, minibatches=4)

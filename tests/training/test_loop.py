@@ -1,0 +1,205 @@
+import jax
+import numpy as np
+import pytest
+import toy
+from toyrun import config, train
+
+from eggroll import UserError, runs, training
+from eggroll.runs import Checkpoints, metrics
+from eggroll.training import Stop
+
+
+@pytest.mark.parametrize("algorithm", ["eggroll", "openes", "backprop"])
+def test_every_algorithm_learns(tmp_path, algorithm):
+    run, outcome = train(
+        config(tmp_path, f"algorithm={algorithm}", "generations=40", "population=32")
+    )
+    first = metrics.read(run.metrics)[0]["validation/error"]
+    assert outcome.validation["error"] < first / 3
+    assert outcome.stop is Stop.GENERATIONS
+
+
+def test_a_run_leaves_its_settings_figures_and_checkpoints(tmp_path):
+    settings = config(tmp_path, "keep_checkpoints=2")
+    run, _ = train(settings)
+    assert runs.load(run.path).config == settings
+    assert "# jax " in (run.path / "config.yaml").read_text()
+    assert Checkpoints(run.checkpoints).steps() == [10, 12]
+    rows = metrics.read(run.metrics)
+    assert [row["step"] for row in rows] == list(range(13))
+    assert [r["step"] for r in rows if "validation/error" in r] == [0, 4, 8, 12]
+
+
+def test_the_figures_are_those_that_evolution_strategies_need(tmp_path):
+    run, _ = train(config(tmp_path, "algorithm=eggroll", "diagnose_every=2"))
+    rows = metrics.read(run.metrics)
+    assert {
+        "fitness/mean",
+        "fitness/best",
+        "fitness/spread",
+        "fitness/tied",
+        "fitness/nonfinite",
+        "gradient/norm",
+        "update/ratio",
+        "update/lost",
+        "evaluations/s",
+        "examples/s",
+        "error",
+    } <= rows[3].keys()
+    measured = [row["step"] for row in rows if "gradient/agreement" in row]
+    assert measured == [1, 3, 5, 7, 9, 11]
+    assert rows[-1]["evaluations"] == 12 * 8
+    assert rows[-1]["samples"] == 12 * 8 * 8
+
+
+def test_compilation_and_validation_are_no_training_time(tmp_path):
+    run, outcome = train(config(tmp_path))
+    rows = metrics.read(run.metrics)
+    assert rows[1]["seconds"] == 0
+    assert rows[1]["compile_seconds"] > 0
+    assert outcome.progress.seconds < outcome.progress.elapsed
+
+
+def test_a_directory_that_exists_is_never_written_over(tmp_path):
+    paths = [runs.create(config(tmp_path)).path.name for _ in range(3)]
+    assert paths == ["line", "line-2", "line-3"]
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"output: .* cannot be written"):
+        runs.create(config(tmp_path / "file"))
+
+
+def test_fitness_that_is_nowhere_finite_stops_the_run_after_saving(tmp_path):
+    with pytest.raises(UserError, match="step 6: the fitness of all 8 members is NaN"):
+        train(config(tmp_path, "algorithm=eggroll", task="Broken"))
+    path = tmp_path / "line"
+    assert Checkpoints(path / "checkpoints").steps() == [0, 5, 6]
+    assert metrics.read(path / "metrics.jsonl")[-1]["fitness/nonfinite"] == 1
+
+
+def test_steps_that_learn_nothing_are_counted_and_told_once(tmp_path):
+    said = []
+    settings = config(tmp_path, "algorithm=eggroll", task="HalfBroken")
+    run, _ = train(settings, said.append)
+    rows = [row for row in metrics.read(run.metrics) if "fitness/unusable" in row]
+    assert [row["fitness/unusable"] for row in rows] == [0.0] * 5 + [1.0] * 7
+    assert rows[-1]["fitness/nonfinite"] == 0.5
+    (warning,) = [text for text in said if "nothing was learnt" in text]
+    assert warning.startswith("step 6: one member of every pair has failed")
+
+
+@pytest.mark.parametrize("offset", [0.0, 2.0**40])
+def test_what_is_scored_on_the_host_is_learnt_from_in_float64(tmp_path, offset):
+    settings = ("algorithm=eggroll", f"offset={offset}", "generations=60")
+    _, outcome = train(config(tmp_path, *settings, task="ScoredOutside"))
+    assert outcome.validation["error"] < 0.5
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
+    with pytest.raises(UserError, match=r"not saved.*\(there is: 0, 5\)"):
+        train(config(tmp_path, task="Broken"))
+    assert Checkpoints(tmp_path / "line" / "checkpoints").steps() == [0, 5]
+
+
+def test_a_target_that_is_reached_ends_the_run(tmp_path):
+    _, outcome = train(config(tmp_path, "generations=400", "target=0.1"))
+    assert outcome.stop is Stop.TARGET
+    assert outcome.validation["error"] <= 0.1
+    assert int(outcome.state.step) < 400
+
+
+def test_a_target_that_only_a_lucky_validation_reached_does_not_count(
+    tmp_path, monkeypatch
+):
+    calls = []
+
+    def lucky(self, params, state, key):
+        calls.append(key)
+        return {"error": 0.0 if len(calls) == 2 else 1.0}
+
+    monkeypatch.setattr(toy.Line, "validate", lucky)
+    _, outcome = train(config(tmp_path, "target=0.5"))
+    assert outcome.stop is Stop.GENERATIONS
+
+
+def test_seconds_end_a_run(tmp_path):
+    _, outcome = train(config(tmp_path, "generations=1000000", "seconds=0.02"))
+    assert outcome.stop is Stop.SECONDS
+
+
+def test_samples_end_a_run(tmp_path):
+    _, whole = train(config(tmp_path, "generations=4"))
+    enough = whole.progress.samples * 0.6  # reached by the third of four steps
+    _, outcome = train(config(tmp_path, "generations=4", f"samples={enough}"))
+    assert outcome.stop is Stop.SAMPLES
+    assert int(outcome.state.step) == 3
+
+
+def test_a_step_is_compiled_once(tmp_path):
+    experiment = training.prepare(config(tmp_path, "algorithm=eggroll"))
+    state = training.initial_state(experiment)
+    for step in range(3):
+        key = jax.random.key(step)
+        data = experiment.task.batch(state.task, step, key)
+        state, _ = experiment.algorithm.step(state, data)
+    assert experiment.algorithm.step._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def test_devices_change_results_by_rounding_only(tmp_path):
+    states = []
+    for devices in (1, 4):
+        _, outcome = train(
+            config(
+                tmp_path, "algorithm=eggroll", f"devices={devices}", task="Remembering"
+            )
+        )
+        states.append(jax.device_get(outcome.state.params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), *states)
+
+
+def test_a_run_in_bfloat16_keeps_float32_masters(tmp_path):
+    _, outcome = train(config(tmp_path, "precision=bfloat16"))
+    assert outcome.state.params["w"].dtype == "bfloat16"
+    assert any(
+        leaf.dtype == "float32" for leaf in jax.tree.leaves(outcome.state.opt_state)
+    )
+
+
+def test_tensorboard_gets_the_figures_too(tmp_path):
+    run, _ = train(config(tmp_path, "sinks=[tensorboard]"))
+    assert list((run.path / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("algorithm=egroll",), r"no algorithm 'egroll': did you mean 'eggroll'\?"),
+        (("algorithm=eggroll", "population=7"), "strategy: .*even"),
+        (("algorithm=eggroll", "rank=0"), "strategy: .*rank"),
+        (("algorithm=eggroll", "sigma=0"), "strategy.sigma: .*start, got 0.0"),
+        (("algorithm=eggroll", "shaping=zscor"), "no shaping 'zscor'.*'zscore'"),
+        (("algorithm=eggroll", "shaping={name: groups, size: 3}"), "strategy.*groups"),
+        (("algorithm=eggroll", "rules={w: frosen}"), "no rule 'frosen'.*'frozen'"),
+        (("algorithm=eggroll", "rules={v: frozen}"), "strategy: .*matches no leaf"),
+        (("devices=9",), "devices: expected 1 to 8, as there are, got 9"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_the_run(
+    tmp_path, overrides, message
+):
+    with pytest.raises(UserError, match=message):
+        training.prepare(config(tmp_path, *overrides))
+
+
+def test_backprop_needs_a_true_gradient(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy.Line, "differentiable", False)
+    with pytest.raises(UserError, match="fitness of Line has no true gradient"):
+        training.prepare(config(tmp_path))
+
+
+def test_a_sink_that_is_not_installed_is_refused_with_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'eggroll\[tensorboard\]'"):
+        training.prepare(config(tmp_path, "sinks=[tensorboard]"))

@@ -1,0 +1,128 @@
+import os
+import shutil
+import signal
+
+import pytest
+from toyrun import config, figures, interrupt_at, resume, train
+
+from eggroll import UserError, runs
+from eggroll.runs import Checkpoints, metrics
+from eggroll.runs.checkpoint import checksums
+from eggroll.training import Stop
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill():
+    raise Killed
+
+
+@pytest.mark.parametrize(
+    ("task", "algorithm", "stop"),
+    [
+        ("Remembering", "eggroll", kill),
+        ("Remembering", "eggroll", lambda: os.kill(os.getpid(), signal.SIGINT)),
+        ("Line", "backprop", lambda: os.kill(os.getpid(), signal.SIGTERM)),
+        ("ScoredOutside", "eggroll", kill),
+    ],
+    ids=["kill", "SIGINT", "SIGTERM", "kill, scored on the host"],
+)
+def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(
+    tmp_path, monkeypatch, task, algorithm, stop
+):
+    settings = (f"algorithm={algorithm}", "diagnose_every=3")
+    whole, outcome = train(config(tmp_path / "whole", *settings, task=task))
+    interrupt_at(monkeypatch, task, 7, stop)
+    stopped = tmp_path / "stopped" / "line"
+    if stop is kill:
+        with pytest.raises(Killed):
+            train(config(tmp_path / "stopped", *settings, task=task))
+        assert Checkpoints(stopped / "checkpoints").steps() == [0, 5]
+    else:
+        _, first = train(config(tmp_path / "stopped", *settings, task=task))
+        assert first.stop is Stop.INTERRUPT
+        assert Checkpoints(stopped / "checkpoints").steps() == [0, 5, 8]
+    resumed = resume(stopped)
+    assert checksums(resumed.state) == checksums(outcome.state)
+    assert figures(runs.load(stopped)) == figures(whole)
+
+
+def test_a_half_written_line_of_figures_is_made_again(tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, "Line", 7, kill)
+    with pytest.raises(Killed):
+        train(config(tmp_path))
+    run = runs.load(tmp_path / "line")
+    with run.metrics.open("a") as file:
+        file.write('{"step": 8, "fitn')
+    resume(run.path)
+    assert [row["step"] for row in metrics.read(run.metrics)] == list(range(13))
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch):
+    _, outcome = train(config(tmp_path / "whole"))
+    interrupt_at(monkeypatch, "Line", 11, kill)
+    with pytest.raises(Killed):
+        train(config(tmp_path))
+    path, said = tmp_path / "line", []
+    for file in (path / "checkpoints" / "10").rglob("d/*"):
+        file.write_bytes(b"\0" * file.stat().st_size)
+    resumed = resume(path, said.append)
+    assert any("checkpoint 10 is damaged" in text for text in said)
+    assert any("resuming at step 5" in text for text in said)
+    assert checksums(resumed.state) == checksums(outcome.state)
+    assert (path / "damaged" / "10").is_dir()
+
+
+def test_a_full_disk_stops_the_run_and_leaves_what_was_saved(tmp_path, monkeypatch):
+    save = Checkpoints.save
+
+    def full(self, step, state, facts):
+        if step == 10:
+            raise UserError("the checkpoint of step 10 cannot be written: disk full")
+        save(self, step, state, facts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", full)
+        with pytest.raises(UserError, match="cannot be written"):
+            train(config(tmp_path))
+    assert Checkpoints(tmp_path / "line" / "checkpoints").steps() == [0, 5]
+    assert resume(tmp_path / "line").stop is Stop.GENERATIONS
+
+
+def test_a_finished_run_is_not_resumed_without_more_to_do(tmp_path):
+    run, _ = train(config(tmp_path))
+    before = run.metrics.read_bytes()
+    with pytest.raises(UserError, match="nothing is left to do, all generations are"):
+        resume(run.path)
+    assert run.metrics.read_bytes() == before
+
+
+def test_more_generations_continue_as_if_they_had_been_asked_for_at_once(tmp_path):
+    _, whole = train(config(tmp_path / "whole"))
+    run, _ = train(config(tmp_path, "generations=6"))
+    runs.change(run, [("generations", "12")])
+    assert checksums(resume(run.path).state) == checksums(whole.state)
+
+
+def test_what_would_make_it_another_run_cannot_change(tmp_path):
+    run = runs.create(config(tmp_path))
+    with pytest.raises(UserError, match=r"strategy.population cannot change when"):
+        runs.change(run, [("population", "64")])
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
+    run = runs.create(config(tmp_path))
+    run.metrics.write_text('{"step": 0, "validation/error": 3.0}\n')
+    resume(run.path)
+    assert [row["step"] for row in metrics.read(run.metrics)] == list(range(13))
+
+
+def test_figures_whose_checkpoints_were_removed_are_not_written_over(tmp_path):
+    run, _ = train(config(tmp_path))
+    before = run.metrics.read_bytes()
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(UserError, match="has figures but no checkpoint"):
+        resume(run.path)
+    assert run.metrics.read_bytes() == before
