@@ -98,13 +98,13 @@ class Program:
         )
 
     def outputs(self, params: list, x: jax.Array) -> jax.Array:
-        """Of one member, in JAX."""
+        """The network's, for one member, in JAX."""
         for weight in params[:-1]:
             x = jnp.tanh(x @ weight)
         return x @ params[-1]
 
     def size(self, outputs: Any) -> Any:
-        """Of each output: what a fitness is the sum of."""
+        """How large each output is; a fitness is the sum of it."""
         return outputs**2
 
     def run(self, chunk: int) -> tuple[np.ndarray, Generation]:
