@@ -100,7 +100,8 @@ class EvolutionStrategy(Population):
             `has_aux` `((value, aux), grads)`. `value` is the mean over the members that
             did not fail, in the function's own precision; it is NaN if nothing can be
             learnt from the generation, because no member (with pairs: no pair) has a
-            finite fitness. Then the gradient is zero, and a `RuntimeWarning` says so.
+            finite fitness. Then the gradient is zero, and a `RuntimeWarning` says so
+            (not where JAX's persistent compilation cache is on: see `notices`).
             `grads` estimate the gradient of *minus* the mean (shaped) fitness, so that
             optax's optimisers descend; `aux` has a leading member dimension. The noise
             is a function of `key` and `step`: a loop changes one of them at each turn,
@@ -193,10 +194,12 @@ class EvolutionStrategy(Population):
         sigma = generation.sigma
         assert sigma is not None  # as it would be for integers
         is_sound = (sigma > 0) & jnp.isfinite(sigma)
-        notices.warn_if(
-            ~is_sound,
-            "sigma is zero, negative or not finite at this step: its gradient is zero",
-        )
+        if callable(self.sigma):  # else it has been checked
+            notices.warn_if(
+                ~is_sound,
+                "sigma is zero, negative or not finite at this step: its gradient is "
+                "zero",
+            )
         factor = jnp.where(is_sound, 1 / (self.population * sigma), 0)
         # The unit comes last: before, a product of large ones might overflow.
         grads = iter(
