@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -81,3 +82,17 @@ class Generation:
                 f"of shapes {wanted}, got {shapes}"
             )
         return [x for x, p in zip(leaves, self.plan, strict=True) if p is not None]
+
+    def arranged(self, values: Iterable[Any], params: PyTree = None) -> PyTree:
+        """Arranges values, one for each of `layouts`, as the parameters are.
+
+        What is no array is as in `params`; without them it is None.
+        """
+        given = iter(values)
+        rest = (
+            jax.tree.leaves(params) if params is not None else [None] * len(self.plan)
+        )
+        leaves = zip(rest, self.plan, strict=True)
+        return jax.tree.unflatten(
+            self.tree, [x if layout is None else next(given) for x, layout in leaves]
+        )

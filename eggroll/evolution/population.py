@@ -93,12 +93,8 @@ class Population(abc.ABC):
         drawn = self._draw(generation, jnp.atleast_1d(jnp.asarray(index)))
         drawn = jax.tree.map(lambda x: x[0] if x.ndim else x, drawn)  # scales: shared
         one = perturb(arrays, generation.layouts, drawn)
-        written = iter(x.materialise() if is_perturbed(x) else x for x in one)
-        leaves = zip(jax.tree.leaves(params), generation.plan, strict=True)
-        return jax.tree.unflatten(
-            generation.tree,
-            [x if layout is None else next(written) for x, layout in leaves],
-        )
+        written = (x.materialise() if is_perturbed(x) else x for x in one)
+        return generation.arranged(written, params)
 
     # --- What a strategy says
 

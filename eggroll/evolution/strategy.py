@@ -202,12 +202,10 @@ class EvolutionStrategy(Population):
             )
         factor = jnp.where(is_sound, 1 / (self.population * sigma), 0)
         # The unit comes last: before, a product of large ones might overflow.
-        grads = iter(
+        return generation.arranged(
             _scaled(total, layout, self.noise, factor, unit)
             for total, layout in zip(sums, generation.layouts, strict=True)
         )
-        leaves = [None if x is None else next(grads) for x in generation.plan]
-        return jax.tree.unflatten(generation.tree, leaves)
 
     def _on_device(self, weights: Num[Any, " population"]) -> Num[Array, " population"]:
         if isinstance(weights, jax.Array):

@@ -17,7 +17,6 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Num, PyTree
 
@@ -107,22 +106,19 @@ class IntegerStrategy(Population):
         weigh, _ = votes.WEIGHTS[self.weighting]
         weights = jnp.asarray(weigh(fitness))
         sums = self._sum_over_pairs(generation, weights, votes.contract)
-        counted = iter(
+        return generation.arranged(
             jnp.zeros(layout.shape, jnp.int32) if total is None else total
             for total, layout in zip(sums, generation.layouts, strict=True)
         )
-        leaves = [None if x is None else next(counted) for x in generation.plan]
-        return jax.tree.unflatten(generation.tree, leaves)
 
     def vote_std(self, generation: Generation) -> PyTree:
         """Returns, for each leaf, the standard deviation of votes on pure noise."""
         _, bits = NOISES[self.noise]
         _, weight = votes.WEIGHTS[self.weighting]
-        leaves = [
-            None if x is None else math.isqrt(self.pairs * x.rank) * (weight << bits)
-            for x in generation.plan
-        ]
-        return jax.tree.unflatten(generation.tree, leaves)
+        return generation.arranged(
+            math.isqrt(self.pairs * layout.rank) * (weight << bits)
+            for layout in generation.layouts
+        )
 
     @property
     def _pairs(self) -> bool:
