@@ -17,6 +17,7 @@ import dataclasses
 import math
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Num, PyTree
 
@@ -103,8 +104,10 @@ class IntegerStrategy(Population):
         """
         generation.check(self._noise_settings)
         fitness = one_per_member(fitness, self.population, "fitness")
+        if not isinstance(fitness, jax.Array):
+            fitness = votes.from_host(fitness)
         weigh, _ = votes.WEIGHTS[self.weighting]
-        weights = jnp.asarray(weigh(fitness))
+        weights = weigh(fitness)
         sums = self._sum_over_pairs(generation, weights, votes.contract)
         return generation.arranged(
             jnp.zeros(layout.shape, jnp.int32) if total is None else total

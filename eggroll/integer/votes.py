@@ -10,14 +10,29 @@ import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Int8, Int32, Num
+from jaxtyping import Array, Float, Int8, Int32, Num
 
+from eggroll.evolution.shaping import scaled_down
 from eggroll.perturbation.layout import Layout
 from eggroll.perturbation.rules import FullRank
 
 
 MEAN = 32  # what the mean size of a difference is scaled to
+
+
+def from_host(fitness: Float[np.ndarray, " members"]) -> Float[Array, " members"]:
+    """Brings fitness of the host to the device: what tells its pairs apart, no more.
+
+    Votes depend on the differences of pairs, in units of their size: both are taken
+    here, in float64, where large offsets and any size have room.
+    """
+    with np.errstate(invalid="ignore"):  # of members that failed
+        half = fitness[0::2] / 2 - fitness[1::2] / 2
+    size = np.max(np.abs(half), where=np.isfinite(half), initial=0)
+    half = half / size if size > 0 else half
+    return jnp.asarray(np.stack([half, -half], axis=1).reshape(-1), jnp.float32)
 
 
 def pair_signs(fitness: Num[Array, " members"]) -> Int8[Array, " pairs"]:
@@ -32,8 +47,11 @@ def pair_differences(fitness: Num[Array, " members"]) -> Int8[Array, " pairs"]:
     A sign tells less of what a pair has found than the difference does: 2/π of it, if
     the differences are normal. Beyond four times the mean size they are cut off.
     """
+    is_float = jnp.issubdtype(fitness.dtype, jnp.floating)
+    if is_float:
+        fitness, _ = scaled_down(fitness)  # so that no difference overflows
     difference = fitness[0::2] - fitness[1::2]
-    if jnp.issubdtype(fitness.dtype, jnp.floating):
+    if is_float:
         difference = jnp.where(jnp.isfinite(difference), difference, 0)
         size = jnp.mean(jnp.abs(difference))
         scaled = jnp.round(MEAN * difference / jnp.where(size > 0, size, 1))

@@ -216,3 +216,27 @@ def test_a_rule_that_matches_no_leaf_is_refused(es):
     es = dataclasses.replace(es, rules={"kernel": eggroll.frozen})
     with pytest.raises(ValueError, match="'kernel' matches no leaf; there are: b, w"):
         ask(es)
+
+
+@pytest.mark.parametrize("weighting", ["difference", "sign"])
+@pytest.mark.parametrize("where", [np.asarray, jnp.float32], ids=["host", "device"])
+def test_votes_do_not_depend_on_the_size_of_fitness(weighting, where):
+    es = dataclasses.replace(INTEGER, population=64, weighting=weighting)
+    generation, fitness = ask(es), np.random.default_rng(0).normal(size=64)
+    expected = tell(es, generation, where(fitness))
+    assert np.any(expected["w"])
+    sizes = [1e-300, 1e300] if where is np.asarray else []
+    for size in (1e-30, 1e30, 1e38, *sizes):
+        told = tell(es, generation, where(size * fitness))
+        jax.tree.map(np.testing.assert_array_equal, told, expected)
+
+
+@pytest.mark.parametrize("weighting", ["difference", "sign"])
+def test_votes_keep_differences_beside_a_large_offset_of_the_host(weighting):
+    es = dataclasses.replace(INTEGER, population=64, weighting=weighting)
+    generation = ask(es)
+    whole = np.round(100 * np.random.default_rng(0).normal(size=64))
+    whole[5] = np.nan
+    expected = tell(es, generation, whole)
+    told = tell(es, generation, whole + 2.0**40)
+    jax.tree.map(np.testing.assert_array_equal, told, expected)
