@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {"eggroll": (), "models": (), "tasks": ("models", "eggroll")}
 OURS = {*MAY_IMPORT, "configs", "tests", "benchmarks"}
 MACHINERY = ("cli", "config", "runs", "sweep", "training")
-ROOMS = (*MACHINERY, "evolution", "integer", "perturbation", "task")
+ROOMS = (*MACHINERY, "adapters", "evolution", "integer", "perturbation", "task")
 FACES = ["eggroll", *(f"eggroll.{room}" for room in ROOMS)]
 # What differs, or may, from one JAX to the next.
 INTERNALS = r"jax\._src|jax\.interpreters|get_bind_params|ft_in|num_consts|num_carry"
