@@ -123,7 +123,7 @@ def _is_object(x: Any) -> bool:
 
 
 def _is_leaf(x: Any) -> bool:
-    return _is_object(x) or isinstance(x, nnx.State | nnx.GraphState)
+    return _is_object(x) or isinstance(x, nnx.State)
 
 
 def _leaves(tree: PyTree) -> list[Any]:
