@@ -89,7 +89,7 @@ def compile_seconds(width: int, population: int) -> float:
     graph, params = nnx.split(MLP(width, nnx.Rngs(0)))
     es = eggroll.EvolutionStrategy(population, sigma=0.01)
     fitness = lambda p, x: jnp.mean(nnx.merge(graph, p)(x))
-    step = jax.jit(es.value_and_grad(fitness, in_axes=0))
+    step = jax.jit(es.value_and_grad(fitness=fitness, in_axes=0))
     inputs = jnp.ones((population, width))
     return seconds(lambda: step(params, jax.random.key(0), inputs))
 

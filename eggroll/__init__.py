@@ -10,6 +10,7 @@ from eggroll.errors import UserError
 from eggroll.evolution import shaping
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.learning_rates import sgd_learning_rate
+from eggroll.evolution.leaves import filled, trainable
 from eggroll.evolution.master_weights import with_master_weights
 from eggroll.evolution.report import Coverage, coverage
 from eggroll.evolution.sharding import population_mesh
@@ -17,7 +18,6 @@ from eggroll.evolution.strategy import EvolutionStrategy
 from eggroll.integer.strategy import IntegerStrategy
 from eggroll.integer.updates import accumulating, inverse_time, memoryless
 from eggroll.perturbation.array import Perturbed
-from eggroll.perturbation.layout import trainable
 from eggroll.perturbation.rules import Rule, frozen, full_rank, low_rank
 from eggroll.perturbation.scale import Shift
 from eggroll.perturbation.transform import perturbed
@@ -40,6 +40,7 @@ __all__ = [
     "accumulating",
     "check_task",
     "coverage",
+    "filled",
     "frozen",
     "full_rank",
     "inverse_time",

@@ -7,12 +7,14 @@ members' weights.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from eggroll.evolution import shaping
+from eggroll.evolution.distributions import Noise, unit_scale
 from eggroll.perturbation.layout import Layout
 
 
@@ -86,3 +88,38 @@ def contract(
     flat = [x for pair in [(weighted, labels), *operands[1:]] for x in pair]
     total = jnp.einsum(*flat, out, preferred_element_type=weights.dtype)
     return total.reshape(layout.shape)
+
+
+def scaled(
+    total: Array | None,
+    layout: Layout,
+    noise: Noise,
+    factor: Array,
+    unit: Array,
+    dtype: Any = None,
+) -> Array | None:
+    """Turns a sum of unscaled factor products into minus a gradient estimate.
+
+    Args:
+        total: the sum; None for a frozen leaf.
+        layout: of the leaf.
+        noise: the distribution of the factors.
+        factor: what it is multiplied by, beside what leaf and noise say.
+        unit: and by this, last of all.
+        dtype: of the result; None for the leaf's own.
+
+    Returns:
+        The gradient, within the range of its type; None for a leaf that is no
+        floating-point number.
+    """
+    own = jnp.dtype(layout.dtype)
+    if not jnp.issubdtype(own, jnp.inexact):
+        return None
+    dtype = own if dtype is None else jnp.dtype(dtype)
+    if total is None:
+        return jnp.zeros(layout.shape, dtype)
+    wide = jnp.promote_types(dtype, jnp.float32)
+    scale = unit_scale(layout, noise) / layout.sigma_scale
+    grads = (-scale * factor * total).astype(wide) * unit.astype(wide)
+    limit = jnp.finfo(dtype).max.astype(wide)
+    return jnp.clip(grads, -limit, limit).astype(dtype)

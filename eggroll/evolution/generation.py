@@ -52,7 +52,8 @@ class Generation:
         """
         # Of two kinds of strategies the names differ, too.
         ours, theirs = dict(self.settings), dict(settings)
-        differ = [k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k)]
+        same = lambda a, b: a == b or "traced" in (a, b)  # a value to be found below
+        differ = [k for k in {**ours, **theirs} if not same(ours.get(k), theirs.get(k))]
         if differ:
             said = ", ".join(
                 f"{name} {ours.get(name)!r} where this strategy has "

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from eggroll.evolution.leaves import filled
+
 
 class MasterState(NamedTuple):
     """State of `with_master_weights`.
@@ -44,6 +46,7 @@ def with_master_weights(
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         if params is None:
             raise ValueError("with_master_weights needs update(grads, state, params)")
+        updates = filled(updates, state.master)
         updates, inner = optimizer.update(updates, state.inner, state.master)
         master = optax.apply_updates(state.master, updates)
 

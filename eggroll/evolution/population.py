@@ -15,11 +15,20 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, PyTree
 
-from eggroll.evolution import chunks, compilers, memory, noise as noises, sharding
+from eggroll.evolution import (
+    calls,
+    compilers,
+    evaluation,
+    memory,
+    noise as noises,
+    pytrees,
+)
+from eggroll.evolution.calls import Call
 from eggroll.evolution.generation import Generation
-from eggroll.evolution.members import Drawn, Members, perturb, rows_of_members
+from eggroll.evolution.members import Drawn, Members, perturb
 from eggroll.evolution.tracing import Trace, trace
-from eggroll.evolution.validation import check_index, check_population
+from eggroll.evolution.validation import check_index, check_population, checked_step
+from eggroll.perturbation import jaxprs
 from eggroll.perturbation.interpreter import Observer, is_perturbed
 from eggroll.perturbation.layout import Layout
 from eggroll.perturbation.rules import Rule, Rules
@@ -43,6 +52,10 @@ class Population(abc.ABC):
     memory_bytes: int | None = None
     mesh: Mesh | None = None
 
+    def __init_subclass__(cls, **how: Any) -> None:
+        super().__init_subclass__(**how)
+        pytrees.register(cls)
+
     def __post_init__(self) -> None:
         check_population(self)
         object.__setattr__(self, "rules", Rules(self.rules))  # so that it has a hash
@@ -55,7 +68,8 @@ class Population(abc.ABC):
         Args:
             apply: `apply(params, *args, **kwargs)` returns a pytree of arrays. If it
                 has a parameter named `key` that is left open, it is given one: the same
-                for the two members of a pair, new each step.
+                for the two members of a pair, new each step. One named `step` is given
+                the step.
             in_axes: for each argument after `params`, None if all members share it, or
                 0 if it has a row a member (or a row for each group of consecutive
                 members); a tuple, or one for all, and pytree prefixes as in `jax.vmap`.
@@ -63,19 +77,32 @@ class Population(abc.ABC):
         Returns:
             `run(params, key, *args, step=0, **kwargs) -> (outputs, generation)`: the
             outputs of all members, with a leading member dimension, and what is needed
-            to draw the same noise again. The noise is a function of `key` and `step`:
-            who calls it twice with both the same asks the same members twice.
+            to draw the same noise again. Noise is a function of `key` and `step`: with
+            both the same, the same members are asked again. What a member changes in
+            the modules it is given (Flax NNX) is dropped.
 
         Raises:
-            ValueError: when run, if `in_axes` does not fit, or if nothing can be
-                evolved.
+            TypeError: when run, if there is no key, or `apply` cannot be called so.
+            ValueError: when run, if `in_axes` does not fit, or nothing can be evolved.
         """
-        return self._ask(apply, in_axes, lambda result: None)
+
+        def run(
+            params: PyTree, key: PRNGKeyArray, /, *args: Any, step: Any = None, **kwargs
+        ) -> tuple[PyTree, Generation]:
+            calls.check_key(key)
+            call = calls.opened(apply, (params, *args), kwargs, step=step)
+            function = calls.without_state(call.function)
+            traced = self._trace(call._replace(function=function), in_axes)
+            generation = self._generation(traced, call.params, key, step)
+            outputs = self._evaluate(traced, generation)
+            return traced.results.arranged(outputs), generation
+
+        return run
 
     def member(
         self, generation: Generation, params: PyTree, index: Int[Array, ""] | int
     ) -> PyTree:
-        """Returns the parameters of one member, written out: to inspect or export it.
+        """Returns the parameters of one member, written out.
 
         Args:
             generation: from `ask`, of this strategy or one like it.
@@ -89,12 +116,13 @@ class Population(abc.ABC):
         """
         generation.check(self._noise_settings)
         check_index(index, self.population)
-        arrays = [jnp.asarray(x) for x in generation.arrays(params)]
+        call = calls.opened(lambda params: params, (params,), {})
+        arrays = [jnp.asarray(x) for x in generation.arrays(call.params)]
         drawn = self._draw(generation, jnp.atleast_1d(jnp.asarray(index)))
         drawn = jax.tree.map(lambda x: x[0] if x.ndim else x, drawn)  # scales: shared
         one = perturb(arrays, generation.layouts, drawn)
         written = (x.materialise() if is_perturbed(x) else x for x in one)
-        return generation.arranged(written, params)
+        return call.function(generation.arranged(written, call.params))[0]
 
     # --- What a strategy says
 
@@ -109,8 +137,16 @@ class Population(abc.ABC):
         """Of the factors' entries: a name in `noise.DISTRIBUTIONS`."""
 
     @abc.abstractmethod
-    def _plan(self, traced: Trace, params: PyTree) -> tuple[Layout | None, ...]:
-        """How each leaf is perturbed; None for what is no array."""
+    def _plan(
+        self, traced: Trace, params: PyTree, *, is_loss: bool = False
+    ) -> tuple[Layout | None, ...]:
+        """How each leaf is perturbed; None for what is no array.
+
+        Args:
+            traced: the function.
+            params: what it is a function of.
+            is_loss: whether it obeys `jax.lax.stop_gradient`.
+        """
 
     @abc.abstractmethod
     def _scale(self, layout: Layout, generation: Generation) -> Scale:
@@ -134,60 +170,44 @@ class Population(abc.ABC):
 
     # --- How it is evaluated
 
-    def _ask(
-        self, apply: Callable, in_axes: Any, check: Callable[[Any], None]
-    ) -> Callable[..., tuple[PyTree, Generation]]:
-        def run(
-            params: PyTree, key: PRNGKeyArray, *args: Any, step: Any = 0, **kwargs: Any
-        ) -> Any:
-            compilers.warn_if_known_bad()
-            traced = trace(apply, params, args, in_axes, self.population, kwargs)
-            check(jax.tree.unflatten(traced.out_tree, traced.jaxpr.out_avals))
-            generation = Generation(
-                noises.base_key(key),
-                jnp.asarray(step),
-                self._sigma(step),
-                self._plan(traced, params),
-                jax.tree.structure(params),
-                self._noise_settings,
-            )
-            outputs = self._evaluate(traced, generation)
-            return jax.tree.unflatten(traced.out_tree, outputs), generation
+    def _trace(self, call: Call, in_axes: Any) -> Trace:
+        compilers.warn_if_known_bad()
+        fn, params, args, kwargs, has_key, _ = call
+        return trace(fn, params, args, in_axes, self.population, kwargs, has_key)
 
-        return run
+    def _generation(
+        self, traced: Trace, params: PyTree, key: PRNGKeyArray, step: Any, **how: Any
+    ) -> Generation:
+        step = checked_step(step)
+        return Generation(
+            noises.base_key(key),
+            jnp.asarray(step),
+            self._sigma(step),
+            self._plan(traced, params, **how),
+            jax.tree.structure(params),
+            self._noise_settings,
+        )
+
+    def _unperturbed(self, traced: Trace, generation: Generation) -> list[Array]:
+        """Evaluates the parameters themselves, with a key that no member has."""
+        keys = []
+        if traced.has_key:
+            none = jnp.asarray(self.population)  # above the number of any pair
+            keys = [noises.member_key(generation.key, generation.step, none)]
+        return jaxprs.run(traced.jaxpr, [*traced.params, *traced.data, *keys])
 
     def _evaluate(self, traced: Trace, generation: Generation) -> list[Array]:
         """Evaluates every member: spread over devices, chunk after chunk."""
-        # Data with a row for each member is divided as the members are, over devices
-        # and chunks; rows of groups are few, and looked up where they are read.
-        size = self.population
         chunk = self._evaluation_chunk(traced, generation.layouts)
-        inputs = list(zip(traced.data, traced.is_mapped, strict=True))
-        is_row = [mapped and x.shape[0] == size for x, mapped in inputs]
-        own = [x for x, row in zip(traced.data, is_row, strict=True) if row]
-        common = [
-            None if row else x for x, row in zip(traced.data, is_row, strict=True)
-        ]
-
-        def local(shared: tuple, rows: tuple) -> list[Array]:
-            params, common, generation = shared
-            here = traced._replace(params=params)
-
-            def part(rows: tuple) -> list[Array]:
-                index, own = rows
-                given = iter(own)
-                data = [
-                    next(given) if row else rows_of_members(x, mapped, index, size)
-                    for x, row, mapped in zip(
-                        common, is_row, traced.is_mapped, strict=True
-                    )
-                ]
-                return self._evaluate_some(here, generation, index, data)
-
-            return chunks.map_chunks(part, rows, chunk, 2 if self._pairs else 1)
-
-        shared = (traced.params, common, generation)
-        return sharding.spread(local, self.mesh)(shared, (jnp.arange(size), own))
+        return evaluation.over_members(
+            self._evaluate_some,
+            traced,
+            generation,
+            population=self.population,
+            chunk=chunk,
+            multiple=2 if self._pairs else 1,
+            mesh=self.mesh,
+        )
 
     def _evaluate_some(
         self,
@@ -253,23 +273,15 @@ class Population(abc.ABC):
         Returns:
             The sums, one for each of the generation's layouts; None for a frozen leaf.
         """
-        layouts = generation.layouts
-        chunk = self._update_chunk(layouts)
-
-        def local(key: PRNGKeyArray, rows: tuple[Array, Array]) -> list[Any]:
-            def part(rows: tuple[Array, Array], counts: Array) -> list[Any]:
-                pairs, w = rows
-                drawn = noises.draw(layouts, key, pairs, self._distribution)
-                return [
-                    None if layout.is_frozen else contract(layout, factors, w * counts)
-                    for layout, factors in zip(layouts, drawn, strict=True)
-                ]
-
-            return chunks.sum_chunks(part, rows, chunk)
-
-        rows = (jnp.arange(weights.shape[0]), weights)
-        spread = sharding.spread(local, self.mesh, reduce=True)
-        return spread(self._noise_key(generation), rows)
+        return evaluation.sum_over_pairs(
+            contract,
+            generation.layouts,
+            self._noise_key(generation),
+            weights,
+            distribution=self._distribution,
+            chunk=self._update_chunk(generation.layouts),
+            mesh=self.mesh,
+        )
 
     # --- How much at a time
 

@@ -7,21 +7,20 @@ noise a generation used is told by a small `Generation`, from which it is drawn 
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, PyTree
+import numpy as np
+from jaxtyping import Array, Float, Int, Num, PyTree
 
 from eggroll.evolution import estimate, notices, shaping as shapings
 from eggroll.evolution.distributions import Noise, unit_scale
 from eggroll.evolution.generation import Generation
-from eggroll.evolution.population import Population
+from eggroll.evolution.gradient_estimator import GradientEstimator
 from eggroll.evolution.tracing import Trace
 from eggroll.evolution.validation import (
-    check_fitness,
     check_settings,
     check_sigma,
     is_traced,
@@ -35,10 +34,12 @@ from eggroll.perturbation.transform import ignore, refuse
 
 
 @dataclasses.dataclass(frozen=True)
-class EvolutionStrategy(Population):
+class EvolutionStrategy(GradientEstimator):
     """Low-rank (EGGROLL) and full-rank (OpenAI-ES) evolution strategies.
 
-    It can be hashed, and be a static argument of `jax.jit`.
+    It can be hashed and pickled; it is a static argument of `jax.jit`, or a pytree with
+    sigma as its only leaf. `dataclasses.replace(es, sigma=...)` makes another of it,
+    with a traced value, too.
 
     Attributes:
         population: members N that a generation evaluates; even with antithetic pairs.
@@ -51,6 +52,8 @@ class EvolutionStrategy(Population):
         antithetic: members 2p and 2p+1 use the same noise with opposite signs.
         shaping: from raw fitness to weights; see `eggroll.shaping`.
         strict: refuse a model that needs a matrix written out for every member.
+        gradient_dtype: of the gradients; None: of each leaf its own. Sums are float32
+            at least.
         noise_reuse: for how many steps in a row the noise stays the same.
         rules: by path pattern, how a leaf is perturbed: `low_rank`, `full_rank`,
             `frozen`. The first match decides.
@@ -73,64 +76,15 @@ class EvolutionStrategy(Population):
     antithetic: bool = True
     shaping: shapings.Shaping = shapings.zscore
     strict: bool = False
+    gradient_dtype: Any = None
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if isinstance(self.sigma, jax.Array) and not is_traced(self.sigma):
+            object.__setattr__(self, "sigma", float(self.sigma))  # arrays have no hash
+        if self.gradient_dtype is not None:
+            object.__setattr__(self, "gradient_dtype", np.dtype(self.gradient_dtype))
         super().__post_init__()
-
-    def value_and_grad(
-        self,
-        fitness: Callable | None = None,
-        *,
-        loss: Callable | None = None,
-        in_axes: Any = None,
-        has_aux: bool = False,
-    ) -> Callable[..., tuple[Any, PyTree]]:
-        """Stands where `jax.value_and_grad` stood.
-
-        Args:
-            fitness: `fitness(params, *args, **kwargs)` returns one number, higher is
-                better. It is given a `key` as in `ask`.
-            loss: instead of `fitness`: lower is better.
-            in_axes: as in `ask`.
-            has_aux: the function returns `(number, aux)`.
-
-        Returns:
-            `run(params, key, *args, step=0, **kwargs) -> (value, grads)`, or with
-            `has_aux` `((value, aux), grads)`. `value` is the mean over the members that
-            did not fail, in the function's own precision; it is NaN if nothing can be
-            learnt from the generation, because no member (with pairs: no pair) has a
-            finite fitness. Then the gradient is zero, and a `RuntimeWarning` says so
-            (not where JAX's persistent compilation cache is on: see `notices`).
-            `grads` estimate the gradient of *minus* the mean (shaped) fitness, so that
-            optax's optimisers descend; `aux` has a leading member dimension. The noise
-            is a function of `key` and `step`: a loop changes one of them at each turn,
-            as with both the same it would evaluate the same members again.
-
-        Raises:
-            ValueError: unless exactly one of `fitness` and `loss` is given; when run,
-                if the result is no scalar.
-        """
-        fn = fitness if loss is None else loss
-        if fn is None or (fitness is not None and loss is not None):
-            raise ValueError("give either fitness= (higher is better) or loss=")
-        check = functools.partial(check_fitness, has_aux=has_aux)
-        ask = self._ask(fn, in_axes, check)
-
-        def run(
-            params: PyTree, key: PRNGKeyArray, *args: Any, step: Any = 0, **kwargs: Any
-        ) -> Any:
-            out, generation = ask(params, key, *args, step=step, **kwargs)
-            raw, aux = out if has_aux else (out, None)
-            raw = one_per_member(raw, self.population, "fitness")
-            grads = self.gradient(generation, raw if loss is None else _negated(raw))
-            finite = jnp.isfinite(raw)
-            total = jnp.sum(jnp.where(finite, raw / jnp.sum(finite), 0))
-            is_usable = shapings.usable(raw, antithetic=self.antithetic).any()
-            value = jnp.where(is_usable, total, jnp.nan)
-            return ((value, aux) if has_aux else value), grads
-
-        return run
 
     def gradient(
         self, generation: Generation, fitness: Num[Any, " population"]
@@ -147,9 +101,9 @@ class EvolutionStrategy(Population):
                 zero, and a `RuntimeWarning` says so.
 
         Returns:
-            A pytree like the parameters: float32 for shorter floating-point types,
-            zeros for frozen leaves and for whole numbers (`eggroll.trainable` keeps
-            optimisers from moving them), None for what is no array.
+            A pytree like the parameters, of their types (or of `gradient_dtype`): None
+            for leaves that are no floating-point numbers, zeros for those that are but
+            do not evolve (`eggroll.trainable` keeps optimisers from moving them).
 
         Raises:
             ValueError: if `fitness` has not one number a member, or if the generation
@@ -203,7 +157,9 @@ class EvolutionStrategy(Population):
         factor = jnp.where(is_sound, 1 / (self.population * sigma), 0)
         # The unit comes last: before, a product of large ones might overflow.
         return generation.arranged(
-            _scaled(total, layout, self.noise, factor, unit)
+            estimate.scaled(
+                total, layout, self.noise, factor, unit, self.gradient_dtype
+            )
             for total, layout in zip(sums, generation.layouts, strict=True)
         )
 
@@ -233,7 +189,9 @@ class EvolutionStrategy(Population):
     def _observer(self) -> Observer:
         return refuse if self.strict else ignore
 
-    def _plan(self, traced: Trace, params: PyTree) -> tuple[Layout | None, ...]:
+    def _plan(
+        self, traced: Trace, params: PyTree, *, is_loss: bool = False
+    ) -> tuple[Layout | None, ...]:
         rules = Rules(self.rules)
         plan = make_plan(traced.jaxpr, params, of_rank(self.rank), rules)
         if self.strict:
@@ -251,23 +209,3 @@ class EvolutionStrategy(Population):
         assert generation.sigma is not None
         unit = unit_scale(layout, self.noise)
         return Multiple(generation.sigma * (layout.sigma_scale * unit))
-
-
-def _negated(fitness: Num[Array, " members"]) -> Num[Array, " members"]:
-    if jnp.issubdtype(fitness.dtype, jnp.unsignedinteger):
-        fitness = fitness.astype(jnp.promote_types(fitness.dtype, jnp.int8))
-    return -fitness
-
-
-def _scaled(
-    total: Array | None, layout: Layout, noise: Noise, factor: Array, unit: Array
-) -> Array:
-    """Turns a sum of unscaled factor products into minus a gradient estimate."""
-    dtype = jnp.dtype(layout.dtype)
-    if total is None:
-        return jnp.zeros(layout.shape, dtype)
-    dtype = jnp.promote_types(dtype, jnp.float32)
-    scale = unit_scale(layout, noise) / layout.sigma_scale
-    grads = (-scale * factor * total).astype(dtype) * unit.astype(dtype)
-    limit = jnp.finfo(dtype).max
-    return jnp.clip(grads, -limit, limit)

@@ -1,7 +1,9 @@
 """Traces a user's function, once, for one member of a population."""
 
+import contextlib
 import inspect
-from collections.abc import Callable, Iterable
+import numbers
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -14,13 +16,36 @@ from eggroll.perturbation import jaxprs
 from eggroll.perturbation.layout import is_array
 
 
+class Results(NamedTuple):
+    """How the results of a trace become what the function returned.
+
+    Attributes:
+        tree: the structure of what the function returned.
+        rest: its leaves that are no arrays (a string, a function), with None for each
+            array.
+        is_array: which leaves are.
+    """
+
+    tree: Any
+    rest: list[Any]
+    is_array: list[bool]
+
+    def arranged(self, arrays: Iterable[Any]) -> PyTree:
+        """Returns what the function returned, with these for its arrays."""
+        given = iter(arrays)
+        leaves = zip(self.rest, self.is_array, strict=True)
+        return jax.tree.unflatten(
+            self.tree, [next(given) if is_array else x for x, is_array in leaves]
+        )
+
+
 class Trace(NamedTuple):
     """A function of parameters and data, traced for one member.
 
     Attributes:
         jaxpr: its arguments are the arrays of the parameters, then those of the data,
             then the member's key if `has_key`.
-        out_tree: the structure of its result.
+        results: how its results are arranged.
         params: the arrays of the parameters.
         data: the arrays of the data, with the member dimension where `is_mapped`.
         is_mapped: which arrays of the data have one row a member or a group.
@@ -28,11 +53,16 @@ class Trace(NamedTuple):
     """
 
     jaxpr: ClosedJaxpr
-    out_tree: Any
+    results: Results
     params: list[Array]
     data: list[Array]
     is_mapped: list[bool]
     has_key: bool
+
+    def first(self) -> "Trace":
+        """The same function with the first array of its result alone."""
+        only = Results(jax.tree.structure(0), [None], [True])
+        return self._replace(jaxpr=jaxprs.first_result(self.jaxpr), results=only)
 
 
 def trace(
@@ -42,10 +72,12 @@ def trace(
     in_axes: Any = None,
     population: int = 1,
     kwargs: dict[str, PyTree] | None = None,
+    has_key: bool | None = None,
 ) -> Trace:
     """Traces `fn(params, *args, **kwargs)` for one member.
 
-    What is no array (a truth value, a function, a string) reaches `fn` as it is.
+    What is no array (a truth value, a function, a string) reaches `fn` as it is, and so
+    it leaves it.
 
     Args:
         fn: the function.
@@ -54,6 +86,7 @@ def trace(
         in_axes: for each of `args`, as in `jax.vmap`: None or 0.
         population: how many members there are.
         kwargs: arguments by name, shared by all members.
+        has_key: whether to give it a key by name; None: if it has such a parameter.
 
     Raises:
         ValueError: if `in_axes` does not fit `args`, or if an array's number of rows
@@ -67,38 +100,84 @@ def trace(
     for x, m in zip(leaves, mapped, strict=True):
         if m:
             _check_rows(x, population)
-    # Parameters that are no arrays (functions, Python's numbers) are not evolved, and
-    # arguments that are none may decide what is traced (`train=True`): both are closed
-    # over, and only arrays become arguments of the jaxpr.
+    # What is no array may decide what is traced (`train=True`): it is closed over, and
+    # only arrays become arguments of the jaxpr.
     is_data = [is_array(x) for x in leaves[:n_params]]
     is_data += [_is_data(x) for x in leaves[n_params:]]
     arrays = [_as_array(x) for x, d in zip(leaves, is_data, strict=True) if d]
     mapped = [m for m, d in zip(mapped, is_data, strict=True) if d]
-    has_key = takes_key(fn, 1 + len(args), kwargs)
+    if has_key is None:
+        has_key = takes_open(fn, "key", 1 + len(args), kwargs)
+    results = []
 
-    def flat(*values: Any) -> Any:
+    def flat(*values: Any) -> list[Any]:
         given = iter(values)
         full = [next(given) if d else x for d, x in zip(is_data, leaves, strict=True)]
         params, args, kwargs = jax.tree.unflatten(tree, full)
         key = {"key": next(given)} if has_key else {}
-        return fn(params, *args, **kwargs, **key)
+        arrays, arrangement = _taken_apart(fn(params, *args, **kwargs, **key))
+        results.append(arrangement)
+        return arrays
 
-    one = [
-        jax.ShapeDtypeStruct(x.shape[1:] if m else x.shape, x.dtype)
-        for x, m in zip(arrays, mapped, strict=True)
-    ]
-    if has_key:
-        one.append(jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")))
-    jaxpr, out_tree = jaxprs.trace(flat, *one)
+    shapes = [x.shape[m:] for x, m in zip(arrays, mapped, strict=True)]
+    one = [jaxprs.abstract(x, s) for x, s in zip(arrays, shapes, strict=True)]
+    jaxpr = _jaxpr(flat, one + [_a_key()] * has_key)
     n = sum(is_data[:n_params])
-    return Trace(jaxpr, out_tree, arrays[:n], arrays[n:], mapped[n:], has_key)
+    return Trace(jaxpr, results[-1], arrays[:n], arrays[n:], mapped[n:], has_key)
 
 
-def takes_key(fn: Callable, n_args: int, kwargs: Iterable[str] = ()) -> bool:
-    """Whether a function has a parameter `key` that nothing has been given for.
+def _a_key() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+
+
+def _jaxpr(flat: Callable, arguments: list[Any]) -> ClosedJaxpr:
+    with _explaining():
+        jaxpr, _ = jaxprs.trace(flat, *arguments)
+    if jaxprs.has_ordered_effects(jaxpr):
+        raise ValueError(
+            "the function has an ordered callback (io_callback, debug.print), which "
+            "members that are evaluated together cannot have: set ordered=False, or "
+            "score outside JAX with es.ask and es.gradient"
+        )
+    return jaxpr
+
+
+def _taken_apart(result: PyTree) -> tuple[list[Any], Results]:
+    """The arrays of a result, numbers of Python included, and the rest of it."""
+    leaves, tree = jax.tree.flatten(result)
+    is_array = [hasattr(x, "dtype") or isinstance(x, numbers.Number) for x in leaves]
+    kept = [None if a else x for x, a in zip(leaves, is_array, strict=True)]
+    arrays = [x for x, a in zip(leaves, is_array, strict=True) if a]
+    return arrays, Results(tree, kept, is_array)
+
+
+@contextlib.contextmanager
+def _explaining() -> Iterator[None]:
+    """Adds a sentence to JAX's own errors about functions that cannot be traced."""
+    try:
+        yield
+    except (
+        jax.errors.ConcretizationTypeError,
+        jax.errors.TracerArrayConversionError,
+        jax.errors.TracerIntegerConversionError,
+    ) as error:
+        error.add_note(
+            "eggroll: the function has to be one that JAX can trace. If it needs "
+            "values (Python branches on arrays, NumPy, another framework), score "
+            "outside JAX: es.ask evaluates the members, es.gradient learns from their "
+            "fitness"
+        )
+        raise
+
+
+def takes_open(
+    fn: Callable, name: str, n_args: int, kwargs: Iterable[str] = ()
+) -> bool:
+    """Whether a function has a parameter of a name that nothing was given for.
 
     Args:
         fn: the function.
+        name: of the parameter.
         n_args: how many arguments it is given by position.
         kwargs: the names of those it is given by name.
     """
@@ -107,7 +186,7 @@ def takes_key(fn: Callable, n_args: int, kwargs: Iterable[str] = ()) -> bool:
         given = inspect.signature(fn).bind_partial(*range(n_args)).arguments
     except (TypeError, ValueError):
         return False
-    return "key" in {*parameters} - {*given} - {*kwargs} - _bound(fn)
+    return name in {*parameters} - {*given} - {*kwargs} - _bound(fn)
 
 
 def _bound(fn: Callable) -> set[str]:
@@ -134,6 +213,7 @@ def _is_data(x: Any) -> bool:
 def _axes(in_axes: Any, args: tuple[PyTree, ...]) -> list[int | None]:
     """One entry for each leaf of the arguments: None or 0, as `jax.vmap` reads them."""
     is_none = lambda x: x is None
+    in_axes = tuple(in_axes) if isinstance(in_axes, list) else in_axes
     prefix = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
     axes: list[int | None] = []
 

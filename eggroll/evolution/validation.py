@@ -86,12 +86,36 @@ def check_sigma(sigma: Any, step: Any = None) -> None:
     Raises:
         ValueError: if it is known (not traced by JAX) and wrong.
     """
+    if not _is_number(sigma) or jnp.ndim(sigma):
+        raise ValueError(
+            f"sigma must be one number, or a function from step to it, got "
+            f"{sigma!r}; for several at once, jax.vmap over it"
+        )
     if is_traced(sigma):
         return
-    is_ok = jnp.ndim(sigma) == 0 and (0 < sigma < math.inf)
+    is_ok = 0 < sigma < math.inf
     if not is_ok and (step is None or sigma != 0):
         where = "" if step is None else f" at step {step}"
         raise ValueError(f"sigma must be positive and finite, got {sigma}{where}")
+
+
+def checked_step(step: Any) -> Any:
+    """Returns the number of a generation, 0 for None.
+
+    Raises:
+        ValueError: if it is no integer, or known (not traced by JAX) and out of range.
+    """
+    if step is None:
+        return 0
+    if hasattr(step, "__jax_array__"):  # a counter of Flax NNX
+        step = jnp.asarray(step)
+    is_integer = _is_number(step) and jnp.issubdtype(jnp.result_type(step), jnp.integer)
+    is_one = is_integer and not jnp.ndim(step)
+    if not is_one or not (is_traced(step) or 0 <= int(step) < 2**31):
+        raise ValueError(
+            f"step must be a whole number from 0 to 2**31 - 1, got {step!r}"
+        )
+    return step
 
 
 def check_index(index: Any, population: int) -> None:
@@ -114,10 +138,10 @@ def is_traced(x: Any) -> bool:
 
 
 def check_fitness(result: Any, *, has_aux: bool) -> None:
-    """Refuses a fitness function by the shape of its result.
+    """Refuses a loss or fitness function by the shape of its result.
 
     Args:
-        result: what it returns, as abstract arrays.
+        result: what it returns, traced.
         has_aux: whether it should return `(number, aux)`.
 
     Raises:
@@ -130,11 +154,11 @@ def check_fitness(result: Any, *, has_aux: bool) -> None:
                 f"{_describe(result)}"
             )
         result = result[0]
-    if getattr(result, "shape", None) == ():
-        if jnp.issubdtype(result.dtype, jnp.complexfloating):
+    if _is_number(result) and jnp.shape(result) == ():
+        if jnp.issubdtype(jnp.result_type(result), jnp.complexfloating):
             raise ValueError(
-                "fitness must be a real number, got a complex one; return its "
-                "magnitude, or its real part"
+                "a loss or fitness must be a real number, got a complex one; return "
+                "its magnitude, or its real part"
             )
         return
     if isinstance(result, tuple):
@@ -142,8 +166,13 @@ def check_fitness(result: Any, *, has_aux: bool) -> None:
     else:
         fix = "reduce it to a scalar, for example with .mean()"
     raise ValueError(
-        f"fitness must be one number a member: got {_describe(result)}; {fix}"
+        f"a loss or fitness must be one number: got {_describe(result)}; {fix}"
     )
+
+
+def _is_number(x: Any) -> bool:
+    """Whether it is a number, or an array of them."""
+    return isinstance(x, numbers.Number) or hasattr(x, "dtype")
 
 
 def _describe(result: Any) -> str:

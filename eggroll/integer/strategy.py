@@ -137,7 +137,9 @@ class IntegerStrategy(Population):
         own = ((name, getattr(self, name)) for name in names)
         return (*super()._noise_settings, *own)
 
-    def _plan(self, traced: Trace, params: PyTree) -> tuple[Layout | None, ...]:
+    def _plan(
+        self, traced: Trace, params: PyTree, *, is_loss: bool = False
+    ) -> tuple[Layout | None, ...]:
         named, rules = named_leaves(params), Rules(self.rules)
         rules.check(path for path, _ in named)
         return tuple(self._layout(path, x, rules) for path, x in named)

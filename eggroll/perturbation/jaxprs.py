@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import (
+    ClosedJaxpr,
+    Jaxpr,
+    JaxprEqn,
+    Literal,
+    Var,
+    jaxpr_as_fun,
+)
+from jax.interpreters import partial_eval
 
 
 INLINED = {
@@ -61,6 +69,30 @@ def trace(function: Callable, *args: Any) -> tuple[ClosedJaxpr, Any]:
     """Returns the jaxpr of `function(*args)` and the tree structure of its result."""
     jaxpr, shape = jax.make_jaxpr(function, return_shape=True)(*args)
     return jaxpr, jax.tree.structure(shape)
+
+
+def abstract(x: Any, shape: Sequence[int]) -> jax.ShapeDtypeStruct:
+    """What the trace of a function knows of an array, which may have another shape."""
+    weak = getattr(x, "weak_type", False)
+    return jax.ShapeDtypeStruct(shape, x.dtype, weak_type=weak)
+
+
+def first_result(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """Returns a jaxpr of the same arguments, with what its first result needs alone."""
+    used = [i == 0 for i in range(len(closed.jaxpr.outvars))]
+    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, used, instantiate=True)
+    return ClosedJaxpr(jaxpr, closed.consts)
+
+
+def run(closed: ClosedJaxpr, args: Sequence[Any]) -> list[jax.Array]:
+    """Returns the results of a jaxpr on arrays."""
+    results = jaxpr_as_fun(closed)(*args)
+    return [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in results]
+
+
+def has_ordered_effects(closed: ClosedJaxpr) -> bool:
+    """Whether a function has side effects that must happen in their order."""
+    return any("Ordered" in type(effect).__name__ for effect in closed.effects)
 
 
 def close(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:

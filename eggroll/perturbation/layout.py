@@ -10,7 +10,7 @@ elementwise gets full-rank noise. Rules by path override.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -149,36 +149,6 @@ def named_leaves(params: Any) -> list[tuple[str, Any]]:
     flat, _ = jax.tree_util.tree_flatten_with_path(params)
     name = jax.tree_util.keystr
     return [(name(p, simple=True, separator="/") or "params", x) for p, x in flat]
-
-
-def trainable(params: Any, rules: Mapping[str, Rule] | None = None) -> Any:
-    """Tells which leaves are evolved, as a mask for optimisers.
-
-    Gradients of frozen and of integer leaves are zeros, but that does not keep them
-    where they are: decay of weights, for one, moves them. So wrap such an optimiser:
-
-        optax.masked(optax.adamw(1e-3), eggroll.trainable(params, es.rules))
-
-    Args:
-        params: a pytree; abstract arrays will do.
-        rules: as in `EvolutionStrategy`.
-
-    Returns:
-        A pytree like `params` of truth values: whether a leaf is an array of
-        floating-point numbers and no rule freezes it.
-
-    Raises:
-        ValueError: if a pattern matches no leaf.
-    """
-    named, ordered = named_leaves(params), Rules(rules or {})
-    ordered.check(path for path, _ in named)
-    mask = [
-        is_array(x)
-        and jnp.issubdtype(x.dtype, jnp.floating)
-        and not isinstance(ordered.find(path), Frozen)
-        for path, x in named
-    ]
-    return jax.tree.unflatten(jax.tree.structure(params), mask)
 
 
 def is_array(x: Any) -> bool:

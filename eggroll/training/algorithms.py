@@ -19,6 +19,7 @@ from eggroll.errors import UserError
 from eggroll.evolution import shaping
 from eggroll.evolution.estimate import narrowed
 from eggroll.evolution.generation import Generation
+from eggroll.evolution.leaves import filled
 from eggroll.evolution.validation import one_per_member
 from eggroll.task.protocol import Task, rows
 from eggroll.training import diagnostics, instantiate
@@ -148,7 +149,7 @@ def evolution(task: Task, config: Config, *, rank: int | None) -> Evolution:
         carry: PyTree,
         aux: dict[str, Any],
     ) -> tuple[State, Metrics]:
-        grads = strategy.combine(generation, weights)
+        grads = filled(strategy.combine(generation, weights), state.params)
         metrics = diagnostics.of_population(fitness, aux)
         usable = shaping.usable(fitness, antithetic=strategy.antithetic)
         metrics["fitness/unusable"] = 1 - jnp.mean(usable, dtype=jnp.float32)
@@ -157,7 +158,7 @@ def evolution(task: Task, config: Config, *, rank: int | None) -> Evolution:
             half = lambda: strategy.combine(generation, jnp.where(is_half, weights, 0))
             metrics["gradient/agreement"] = jax.lax.cond(
                 state.step % config.diagnose_every == 0,
-                lambda: diagnostics.agreement(grads, half()),
+                lambda: diagnostics.agreement(grads, filled(half(), state.params)),
                 lambda: jnp.float32(jnp.nan),  # not measured: left out of the log
             )
         return _update(task, optimizer, state, grads, carry, aux, metrics)

@@ -100,6 +100,7 @@ def strategy(config: Config, *, rank: int | None) -> EvolutionStrategy:
             antithetic=setting.antithetic,
             noise_reuse=setting.noise_reuse,
             shaping=shaping(setting.shaping),
+            gradient_dtype="float32",  # for the master copy of shorter parameters
             rules=rules(setting.rules),
             chunk_size=setting.chunk_size,
             mesh=mesh(config),

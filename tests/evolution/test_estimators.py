@@ -125,7 +125,7 @@ def test_rank_of_the_update_is_that_of_all_perturbations_together(settings, expe
     """min(N r, rows, columns), where a pair counts once."""
     es = EvolutionStrategy(sigma=1.0, noise="gaussian", **settings)
     fitness = lambda w: jnp.sum(jnp.tanh(jnp.ones(8) @ w + jnp.sin(jnp.arange(6.0))))
-    _, grads = quick.jit(es.value_and_grad(fitness))(
+    _, grads = quick.jit(es.value_and_grad(fitness=fitness))(
         jnp.zeros((8, 6)), jax.random.key(0)
     )
     assert np.linalg.matrix_rank(grads, rtol=1e-4) == expected

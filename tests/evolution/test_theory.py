@@ -232,7 +232,7 @@ def test_t5_a_layer_of_tanh_has_the_gradient_of_its_entries_noise(width, power, 
     true = np.outer(c * slopes, x)
     weights, inputs, outputs = (jnp.asarray(a, jnp.float32) for a in (w, x, c))
     es = EvolutionStrategy(2**14, sigma, rank, "gaussian", shaping=shaping.none)
-    run = es.value_and_grad(lambda w: outputs @ jnp.tanh(w @ inputs))
+    run = es.value_and_grad(fitness=lambda w: outputs @ jnp.tanh(w @ inputs))
     each = lambda key: run(weights, key)[1]
     grads = jax.jit(lambda keys: jax.lax.map(each, keys))(jax.random.split(KEY, 16))
     found = -np.asarray(grads, np.float64)

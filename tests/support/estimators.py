@@ -123,7 +123,7 @@ def facts(name: str) -> Facts:
 
 def squared_errors(name: str, population: int) -> np.ndarray:
     """Of the gradients of many generations."""
-    run = make(name, population).value_and_grad(linear)
+    run = make(name, population).value_and_grad(fitness=linear)
     estimate = jax.vmap(lambda key: run(PARAMS, key, SIGNS)[1])
     grads = quick.jit(estimate)(jax.random.split(jax.random.key(1), REPEATS))
     errors = [np.asarray(grads[k] + SIGNS[k], np.float64) ** 2 for k in SIGNS]

@@ -1,0 +1,107 @@
+"""Goes through a population: spread over devices, chunk after chunk."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, Num, PRNGKeyArray
+
+from eggroll.evolution import chunks, noise as noises, sharding
+from eggroll.evolution.generation import Generation
+from eggroll.evolution.members import rows_of_members
+from eggroll.evolution.tracing import Trace
+from eggroll.perturbation.layout import Layout
+
+
+# Evaluates some members of a generation, by their numbers, on data with a row for each.
+Some = Callable[
+    [Trace, Generation, Int[Array, " members"], Sequence[Array]], list[Array]
+]
+
+
+def over_members(
+    some: Some,
+    traced: Trace,
+    generation: Generation,
+    *,
+    population: int,
+    chunk: int,
+    multiple: int,
+    mesh: Mesh | None,
+) -> list[Array]:
+    """Returns the results of all members, with a leading member dimension.
+
+    Args:
+        some: evaluates a chunk of them.
+        traced: the function.
+        generation: whose noise they use.
+        population: how many there are.
+        chunk: how many a device evaluates at once.
+        multiple: of which the size of a chunk is one.
+        mesh: over which they are spread; None for one device.
+    """
+    # Data with a row for each member is divided as the members are, over devices and
+    # chunks; rows of groups are few, and looked up where they are read.
+    inputs = list(zip(traced.data, traced.is_mapped, strict=True))
+    is_row = [mapped and x.shape[0] == population for x, mapped in inputs]
+    own = [x for x, row in zip(traced.data, is_row, strict=True) if row]
+    common = [None if row else x for x, row in zip(traced.data, is_row, strict=True)]
+
+    def local(shared: tuple, rows: tuple) -> list[Array]:
+        params, common, generation = shared
+        here = traced._replace(params=params)
+
+        def part(rows: tuple) -> list[Array]:
+            index, own = rows
+            given = iter(own)
+            data = [
+                next(given) if row else rows_of_members(x, mapped, index, population)
+                for x, row, mapped in zip(common, is_row, traced.is_mapped, strict=True)
+            ]
+            return some(here, generation, index, data)
+
+        return chunks.map_chunks(part, rows, chunk, multiple)
+
+    shared = (traced.params, common, generation)
+    return sharding.spread(local, mesh)(shared, (jnp.arange(population), own))
+
+
+def sum_over_pairs(
+    contract: Callable[[Layout, Sequence[Array], Num[Array, " pairs"]], Array],
+    layouts: Sequence[Layout],
+    key: PRNGKeyArray,
+    weights: Num[Array, " pairs"],
+    *,
+    distribution: str,
+    chunk: int,
+    mesh: Mesh | None,
+) -> list[Array | None]:
+    """Sums w_p times the product of the factors of pair p, for each leaf.
+
+    Args:
+        contract: does it for one leaf and some pairs.
+        layouts: of the leaves.
+        key: of the generation, whose noise is drawn again.
+        weights: of the pairs; without pairs, of the members.
+        distribution: of the factors' entries.
+        chunk: how many pairs a device redraws at once.
+        mesh: over which they are spread; None for one device.
+
+    Returns:
+        The sums; None for a frozen leaf.
+    """
+
+    def local(key: PRNGKeyArray, rows: tuple[Array, Array]) -> list[Any]:
+        def part(rows: tuple[Array, Array], counts: Array) -> list[Any]:
+            pairs, w = rows
+            drawn = noises.draw(layouts, key, pairs, distribution)
+            return [
+                None if layout.is_frozen else contract(layout, factors, w * counts)
+                for layout, factors in zip(layouts, drawn, strict=True)
+            ]
+
+        return chunks.sum_chunks(part, rows, chunk)
+
+    rows = (jnp.arange(weights.shape[0]), weights)
+    return sharding.spread(local, mesh, reduce=True)(key, rows)

@@ -1,0 +1,72 @@
+"""Which leaves of a model learn, and what stands for the gradient of those that do not.
+
+A gradient has the structure and the types of the parameters. Leaves that are no
+floating-point arrays (whole numbers, functions) have none: None stands there, as with
+Equinox. Floating-point leaves that do not evolve (frozen, or unused) have zeros.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from eggroll import adapters
+from eggroll.perturbation.layout import is_array, named_leaves
+from eggroll.perturbation.rules import Frozen, Rule, Rules
+
+
+def trainable(params: PyTree, rules: Mapping[str, Rule] | None = None) -> PyTree:
+    """Tells which leaves are evolved, as a mask for optimisers.
+
+    The gradient of a frozen leaf is zero, but that does not keep it where it is: decay
+    of weights, for one, moves it. So wrap such an optimiser:
+
+        optax.masked(optax.adamw(1e-3), eggroll.trainable(params, es.rules))
+
+    Args:
+        params: a pytree; abstract arrays will do. Of a module of Flax NNX, its
+            `nnx.state(module, nnx.Param)`.
+        rules: as in `EvolutionStrategy`.
+
+    Returns:
+        A pytree like `params` of truth values: whether a leaf is an array of
+        floating-point numbers (or a float, if not of an Equinox module) and no rule
+        freezes it.
+
+    Raises:
+        ValueError: if a pattern matches no leaf.
+    """
+    named, ordered = named_leaves(params), Rules(rules or {})
+    ordered.check(path for path, _ in named)
+    opened = adapters.opened(lambda params: params, params).params
+    evolving = {path for path, x in named_leaves(opened) if is_floating(x)}
+    mask = [
+        path in evolving and not isinstance(ordered.find(path), Frozen)
+        for path, _ in named
+    ]
+    return jax.tree.unflatten(jax.tree.structure(params), mask)
+
+
+def is_floating(x: Any) -> bool:
+    """Whether a leaf can evolve: an array of floating-point numbers, or a float."""
+    if isinstance(x, np.generic):
+        x = np.asarray(x)
+    is_float = is_array(x) and jnp.issubdtype(x.dtype, jnp.floating)
+    return is_float or isinstance(x, float)
+
+
+def filled(grads: PyTree, params: PyTree) -> PyTree:
+    """Puts zeros where a gradient is None, for leaves that are no floats.
+
+    Optimisers that were initialised with all of `params`, and `optax.apply_updates`,
+    expect a gradient for every leaf; `equinox.apply_updates` does not.
+
+    Args:
+        grads: a gradient, as from `EvolutionStrategy`.
+        params: what it is the gradient of.
+    """
+    fill = lambda g, p: jnp.zeros_like(p) if g is None and p is not None else g
+    return jax.tree.map(fill, grads, params, is_leaf=lambda x: x is None)
