@@ -1,14 +1,21 @@
 """Fitness shaping: pure functions from the raw fitness of N members to N weights.
 
-All but `none` are free of scale: f and a f + b (a > 0) get the same weights, whatever
-the size of a, and nothing overflows on the way. Fitness comes in the type it was
-computed in, integers too, and what is scored outside JAX in float64; it is centred
-before it is narrowed. Members whose fitness is not finite are left out of the
-statistics, and the strategy gives them weight zero. `groups(...)` makes a shaping that
-works within groups of members that read the same data.
+All but `none` and `centre` are free of scale: f and a f + b (a > 0) get the same
+weights, whatever the size of a, and nothing overflows on the way. (Of `centre` the
+weights grow with a, so that learning rates depend on the units of fitness.) Fitness
+comes in the type it was computed in, integers too, and what is scored outside JAX in
+float64; it is centred before it is narrowed. Members whose fitness is not finite are
+left out of the statistics, and the strategy gives them weight zero; but for
+`ranks("last")`, where they come last. `groups(...)` makes a shaping that works within
+groups of members that read the same data.
+
+A shaping may declare, by an attribute that is true, that it `counts_failed`: it takes
+NaN for a member that failed and gives it a weight of its own; or that it `needs_pairs`,
+as members 2p and 2p + 1 are compared.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
+from eggroll.evolution.centring import deviations, scaled_down, standardised
+
 
 Shaping = Callable[[Num[Array, " members"]], Num[Array, " members"]]
 
@@ -24,14 +33,15 @@ Shaping = Callable[[Num[Array, " members"]], Num[Array, " members"]]
 def apply(
     shaping: Shaping, fitness: Num[Any, " members"], *, antithetic: bool
 ) -> Num[Any, " members"]:
-    """Shapes fitness, with weight zero for members that failed.
+    """Shapes fitness, with weight zero for members that do not count.
 
     Args:
         shaping: which.
         fitness: of each member. What is no array of JAX is shaped on the host, in
             float64.
         antithetic: members 2p and 2p+1 are a pair. The partner of a failed member
-            weighs zero too: its half of the difference says nothing alone.
+            weighs zero too: its half of the difference says nothing alone. (Both count
+            where the shaping counts what failed, unless all did.)
 
     Returns:
         The weights, in an array of the kind and the precision of `fitness`.
@@ -43,9 +53,11 @@ def apply(
         with jax.ensure_compile_time_eval(), jax.enable_x64(True):
             whole = jnp.asarray(np.asarray(fitness, np.float64))
             return np.asarray(apply(shaping, whole, antithetic=antithetic))
-    keep = usable(fitness, antithetic=antithetic)
+    keep = counted(shaping, fitness, antithetic=antithetic)
     if jnp.issubdtype(fitness.dtype, jnp.floating):
-        fitness = jnp.where(keep, fitness, jnp.nan)
+        counts_failed = _declares(shaping, "counts_failed")
+        told = jnp.isfinite(fitness) if counts_failed else keep
+        fitness = jnp.where(told, fitness, jnp.nan)
     weights = shaping(fitness)
     if weights.shape != fitness.shape:
         raise ValueError(
@@ -63,9 +75,37 @@ def usable(fitness: Num[Any, " members"], *, antithetic: bool) -> Bool[Any, " me
     return finite
 
 
+def counted(
+    shaping: Shaping, fitness: Num[Any, " members"], *, antithetic: bool
+) -> Bool[Any, " members"]:
+    """Returns which members count under a shaping; if none, nothing can be learnt.
+
+    Those that are `usable`; all of them where the shaping counts what failed, as long
+    as one has not.
+    """
+    if not _declares(shaping, "counts_failed"):
+        return usable(fitness, antithetic=antithetic)
+    finite = usable(fitness, antithetic=False)
+    return finite | finite.any()
+
+
+def needs_pairs(shaping: Shaping) -> bool:
+    """Whether a shaping compares members 2p and 2p + 1, so that they must be a pair."""
+    return _declares(shaping, "needs_pairs")
+
+
 def none(fitness: Num[Array, " members"]) -> Num[Array, " members"]:
     """Leaves fitness as it is: the estimate is of the gradient of fitness itself."""
     return fitness
+
+
+def centre(fitness: Num[Array, " members"]) -> Float[Array, " members"]:
+    """Subtracts the mean and divides by nothing: weights in the units of fitness."""
+    weights, units = deviations(fitness)
+    for unit in units:
+        weights = weights * unit
+    limit = jnp.finfo(weights.dtype).max
+    return jnp.clip(weights, -limit, limit)
 
 
 def zscore(fitness: Num[Array, " members"]) -> Float[Array, " members"]:
@@ -73,8 +113,7 @@ def zscore(fitness: Num[Array, " members"]) -> Float[Array, " members"]:
 
     Fitness that does not vary gets weights of zero.
     """
-    centred = _centred(fitness)
-    return _divide(centred, _spread(centred))
+    return standardised(deviations(fitness)[0])
 
 
 def centred_rank(fitness: Num[Array, " members"]) -> Float[Array, " members"]:
@@ -84,17 +123,58 @@ def centred_rank(fitness: Num[Array, " members"]) -> Float[Array, " members"]:
         Wierstra et al., "Natural Evolution Strategies", JMLR 2014; Salimans et al.,
         arXiv 1703.03864, section 2.1.
     """
-    finite = jnp.isfinite(fitness)
-    ordered = jnp.sort(fitness)  # NaN goes last
-    below = jnp.searchsorted(ordered, fitness, side="left")
-    through = jnp.searchsorted(ordered, fitness, side="right")
-    rank = (below + through - 1) / 2
-    best = jnp.maximum(jnp.sum(finite) - 1, 1)
-    return jnp.where(finite, rank / best - 0.5, jnp.nan)
+    return _rank(fitness, jnp.isfinite(fitness))
+
+
+def ranks(failed: str = "out") -> Shaping:
+    """Makes a `centred_rank` that says what becomes of members that failed.
+
+    Args:
+        failed: "out", they and their partners weigh zero, as with `centred_rank`; or
+            "last", they rank below all others, tied among themselves, and their weights
+            count: for tasks where failing tells something of the parameters. If all
+            failed, all weigh zero.
+
+    Raises:
+        ValueError: for another word.
+    """
+    return _Ranks(failed)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ranks:
+    """See `ranks`; a value, so that two of the same settings are equal."""
+
+    failed: str
+
+    def __post_init__(self) -> None:
+        if self.failed not in ("out", "last"):
+            raise ValueError(f"failed must be 'out' or 'last', got {self.failed!r}")
+
+    @property
+    def counts_failed(self) -> bool:
+        return self.failed == "last"
+
+    def __call__(self, fitness: Num[Array, " members"]) -> Float[Array, " members"]:
+        finite = jnp.isfinite(fitness)
+        if not self.counts_failed:
+            return _rank(fitness, finite)
+        if jnp.issubdtype(fitness.dtype, jnp.floating):
+            fitness = jnp.where(finite, fitness, -jnp.inf)
+        return _rank(fitness, jnp.ones_like(finite))
 
 
 def pair_sign(fitness: Num[Array, " members"]) -> Float[Array, " members"]:
-    """Weighs the better of each antithetic pair +1/2 and the other -1/2; ties zero."""
+    """Weighs the better of each antithetic pair +1/2 and the other -1/2; ties zero.
+
+    Raises:
+        ValueError: if the number of members is odd.
+    """
+    if fitness.shape[0] % 2:
+        raise ValueError(
+            "pair_sign compares members 2p and 2p + 1: expected an even number of "
+            f"members, got {fitness.shape[0]}; use another shaping, or one more member"
+        )
     plus, minus = fitness[0::2], fitness[1::2]
     half = ((plus > minus) - 1.0 * (plus < minus)) / 2
     return jnp.stack([half, -half], axis=1).reshape(-1)
@@ -137,64 +217,29 @@ class _Groups:
                 f"the group size must divide the population: got groups of "
                 f"{self.size} and {fitness.shape[0]} members"
             )
-        centred = _centred(fitness.reshape(-1, self.size))
+        centred, _ = deviations(fitness.reshape(-1, self.size))
         if self.spread == "group":
             centred = scaled_down(centred, axis=-1)[0]
-            return _divide(centred, _spread(centred, axis=-1)).reshape(-1)
-        return _divide(centred, _spread(centred)).reshape(-1)
+            return standardised(centred, axis=-1).reshape(-1)
+        return standardised(centred).reshape(-1)
 
 
-def scaled_down(
-    values: Float[Array, "*dims"], axis: int | None = None
-) -> tuple[Float[Array, "*dims"], Float[Array, "..."]]:
-    """Divides by a power of two, exactly, so that the largest value is near 1.
-
-    Returns:
-        The values, and what they were divided by.
-    """
-    sizes = jnp.where(jnp.isfinite(values), jnp.abs(values), 0)
-    _, exponent = jnp.frexp(jnp.max(sizes, axis=axis, keepdims=True, initial=0))
-    # Smaller units, and inverses of larger ones, would be flushed to zero.
-    least = jnp.finfo(values.dtype).minexp
-    one = jnp.ones((), values.dtype)
-    unit = jnp.ldexp(one, jnp.clip(exponent - 1, least, -least))
-    return values / unit, unit
+def _declares(shaping: Shaping, name: str) -> bool:
+    while isinstance(shaping, functools.partial):  # as settings of a run become
+        shaping = shaping.func
+    if name == "needs_pairs" and shaping is pair_sign:
+        return True
+    return bool(getattr(shaping, name, False))
 
 
-def _centred(values: Num[Array, "*groups size"]) -> Float[Array, "*groups size"]:
-    """Subtracts the mean of each group, in units of the largest deviation.
-
-    Values are first counted from the least of their group, which is exact where it
-    matters: fitness that does not vary becomes zero, and small differences beside a
-    large offset stay what they are.
-    """
-    if jnp.issubdtype(values.dtype, jnp.integer):
-        wide = jnp.dtype(f"u{values.dtype.name.lstrip('u')}")  # no difference overflows
-        least = jnp.min(values, axis=-1, keepdims=True)
-        counted = (values.astype(wide) - least.astype(wide)).astype(jnp.float32)
-    else:
-        values, _ = scaled_down(values)
-        usable = jnp.isfinite(values)
-        least = jnp.min(jnp.where(usable, values, jnp.inf), axis=-1, keepdims=True)
-        counted = values - jnp.where(jnp.isfinite(least), least, 0)
-    counted, _ = scaled_down(counted)
-    return scaled_down(counted - _mean(counted))[0]
-
-
-def _mean(values: Float[Array, "..."], axis: int | None = -1) -> Float[Array, "..."]:
-    """Means over the usable members; 0 where there is none."""
-    usable = jnp.isfinite(values)
-    total = jnp.sum(jnp.where(usable, values, 0), axis=axis, keepdims=True)
-    return total / jnp.maximum(jnp.sum(usable, axis=axis, keepdims=True), 1)
-
-
-def _spread(
-    centred: Float[Array, "..."], axis: int | None = None
-) -> Float[Array, "..."]:
-    return jnp.sqrt(_mean(centred**2, axis))
-
-
-def _divide(
-    centred: Float[Array, "..."], spread: Float[Array, "..."]
-) -> Float[Array, "..."]:
-    return jnp.where(spread > 0, centred / jnp.where(spread > 0, spread, 1), 0.0)
+def _rank(
+    fitness: Num[Array, " members"], counts: Bool[Array, " members"]
+) -> Float[Array, " members"]:
+    """Centred ranks of those that count, NaN for the others, whose fitness is NaN."""
+    ordered = jnp.sort(fitness)  # NaN goes last
+    below = jnp.searchsorted(ordered, fitness, side="left")
+    through = jnp.searchsorted(ordered, fitness, side="right")
+    best = jnp.sum(counts) - 1
+    rank = (below + through - 1) / 2 / jnp.maximum(best, 1)
+    # Who is alone is neither the best nor the worst.
+    return jnp.where(counts, jnp.where(best > 0, rank - 0.5, 0), jnp.nan)

@@ -151,8 +151,10 @@ def evolution(task: Task, config: Config, *, rank: int | None) -> Evolution:
     ) -> tuple[State, Metrics]:
         grads = filled(strategy.combine(generation, weights), state.params)
         metrics = diagnostics.of_population(fitness, aux)
-        usable = shaping.usable(fitness, antithetic=strategy.antithetic)
-        metrics["fitness/unusable"] = 1 - jnp.mean(usable, dtype=jnp.float32)
+        counted = shaping.counted(
+            strategy.shaping, fitness, antithetic=strategy.antithetic
+        )
+        metrics["fitness/unusable"] = 1 - jnp.mean(counted, dtype=jnp.float32)
         if config.diagnose_every:
             is_half = jnp.arange(fitness.shape[0]) // 2 % 2 == 0  # pairs stay together
             half = lambda: strategy.combine(generation, jnp.where(is_half, weights, 0))

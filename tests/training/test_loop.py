@@ -90,6 +90,17 @@ def test_steps_that_learn_nothing_are_counted_and_told_once(tmp_path):
     assert warning.startswith("step 6: one member of every pair has failed")
 
 
+def test_where_failures_rank_last_steps_with_half_of_each_pair_are_learnt_from(
+    tmp_path,
+):
+    last = "strategy.shaping={name: ranks, failed: last}"
+    settings = config(tmp_path, "algorithm=eggroll", last, task="HalfBroken")
+    run, _ = train(settings)
+    row = metrics.read(run.metrics)[-1]
+    assert (row["fitness/unusable"], row["fitness/nonfinite"]) == (0, 0.5)
+    assert row["gradient/norm"] > 0
+
+
 @pytest.mark.parametrize("offset", [0.0, 2.0**40])
 def test_what_is_scored_on_the_host_is_learnt_from_in_float64(tmp_path, offset):
     settings = ("algorithm=eggroll", f"offset={offset}", "generations=60")

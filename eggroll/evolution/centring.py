@@ -1,0 +1,65 @@
+"""Means and spreads of fitness of any size and offset, without overflow or loss."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+
+def scaled_down(
+    values: Float[Array, "*dims"], axis: int | None = None
+) -> tuple[Float[Array, "*dims"], Float[Array, "..."]]:
+    """Divides by a power of two, exactly, so that the largest value is near 1.
+
+    Returns:
+        The values, and what they were divided by.
+    """
+    sizes = jnp.where(jnp.isfinite(values), jnp.abs(values), 0)
+    _, exponent = jnp.frexp(jnp.max(sizes, axis=axis, keepdims=True, initial=0))
+    # Smaller units, and inverses of larger ones, would be flushed to zero.
+    least = jnp.finfo(values.dtype).minexp
+    one = jnp.ones((), values.dtype)
+    unit = jnp.ldexp(one, jnp.clip(exponent - 1, least, -least))
+    return values / unit, unit
+
+
+def deviations(
+    values: Num[Array, "*groups size"],
+) -> tuple[Float[Array, "*groups size"], list[Float[Array, "..."]]]:
+    """Subtracts the mean of each group, in units of the largest deviation.
+
+    Values are first counted from the least of their group, which is exact where it
+    matters: fitness that does not vary becomes zero, and small differences beside a
+    large offset stay what they are.
+
+    Returns:
+        The deviations, and the powers of two that turn them, one after the other, into
+        those of the values.
+    """
+    units = []
+    if jnp.issubdtype(values.dtype, jnp.integer):
+        wide = jnp.dtype(f"u{values.dtype.name.lstrip('u')}")  # no difference overflows
+        least = jnp.min(values, axis=-1, keepdims=True)
+        counted = (values.astype(wide) - least.astype(wide)).astype(jnp.float32)
+    else:
+        values, unit = scaled_down(values)
+        units = [unit]
+        usable = jnp.isfinite(values)
+        least = jnp.min(jnp.where(usable, values, jnp.inf), axis=-1, keepdims=True)
+        counted = values - jnp.where(jnp.isfinite(least), least, 0)
+    counted, unit = scaled_down(counted)
+    found, own = scaled_down(counted - _mean(counted))
+    return found, [own, unit, *units]
+
+
+def standardised(
+    deviations: Float[Array, "*groups size"], axis: int | None = None
+) -> Float[Array, "*groups size"]:
+    """Divides by the root of the mean square, of all or along an axis; zeros stay."""
+    spread = jnp.sqrt(_mean(deviations**2, axis))
+    return jnp.where(spread > 0, deviations / jnp.where(spread > 0, spread, 1), 0.0)
+
+
+def _mean(values: Float[Array, "..."], axis: int | None = -1) -> Float[Array, "..."]:
+    """Means over the usable members; 0 where there is none."""
+    usable = jnp.isfinite(values)
+    total = jnp.sum(jnp.where(usable, values, 0), axis=axis, keepdims=True)
+    return total / jnp.maximum(jnp.sum(usable, axis=axis, keepdims=True), 1)
