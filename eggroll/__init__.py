@@ -8,6 +8,7 @@ tells what it does to a model. What the command line learns is a `Task`.
 
 from eggroll.errors import UserError
 from eggroll.evolution import shaping
+from eggroll.evolution.clipup import clipup
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.learning_rates import sgd_learning_rate
 from eggroll.evolution.leaves import filled, trainable
@@ -39,6 +40,7 @@ __all__ = [
     "__version__",
     "accumulating",
     "check_task",
+    "clipup",
     "coverage",
     "filled",
     "frozen",

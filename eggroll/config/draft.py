@@ -1,13 +1,12 @@
 """Settings on their way to a `Config`: found by name and set one by one."""
 
+import contextlib
 import dataclasses
 import inspect
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
-
-import optax
 
 from eggroll.config import coercion, lookup
 from eggroll.config.coercion import Typed
@@ -114,9 +113,11 @@ def _setting_types(tree: Mapping[str, Any]) -> dict[str, Any]:
         own = _nested_types(lookup.locate_dataclass(path))
         kinds |= {f"task.{name}": kind for name, kind in own.items()}
     name = _headword(tree.get("optimizer", {}), OptimizerConfig, OptimizerConfig.name)
-    if isinstance(name, str) and callable(function := getattr(optax, name, None)):
-        for option in inspect.signature(function).parameters:
-            kinds.setdefault(f"optimizer.{option}", Any)
+    if isinstance(name, str):
+        with contextlib.suppress(UserError):  # of an unknown one, in time
+            function = OptimizerConfig(name=name).function()
+            for option in inspect.signature(function).parameters:
+                kinds.setdefault(f"optimizer.{option}", Any)
     return kinds
 
 

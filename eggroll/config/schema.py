@@ -20,6 +20,8 @@ from eggroll.errors import UserError
 
 
 ScheduleKind = Literal["constant", "linear", "exponential", "cosine"]
+# Optimisers that optax lacks, by path: the rooms that hold them are not beneath.
+OWN_OPTIMIZERS = {"clipup": "eggroll:clipup"}
 PLAIN = (bool, int, float, str, tuple, type(None))
 
 
@@ -148,7 +150,10 @@ class StrategyConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """A function of `optax` that takes `learning_rate`, and its other arguments."""
+    """A function of `optax` that takes `learning_rate`, and its other arguments.
+
+    `clipup` names `eggroll.clipup`.
+    """
 
     name: str = "adam"
     learning_rate: Schedule = Schedule(start=0.01)
@@ -169,7 +174,9 @@ class OptimizerConfig:
         return made
 
     def function(self) -> Callable:
-        """The function of `optax`."""
+        """The function of `optax`, or ours."""
+        if self.name in OWN_OPTIMIZERS:
+            return lookup.locate(OWN_OPTIMIZERS[self.name])
         return lookup.locate_function(optax, "optimiser in optax", self.name)
 
     def plain(self) -> Any:

@@ -57,9 +57,8 @@ def task(config: Config) -> Task:
 def optimizer(config: Config) -> optax.GradientTransformation:
     """Optax's optimiser, with a float32 master copy where parameters are shorter."""
     setting = config.optimizer
-    function = lookup.locate_function(optax, "optimiser in optax", setting.name)
     with blaming("optimizer"):
-        made = function(schedule(setting.learning_rate), **setting.options)
+        made = setting.function()(schedule(setting.learning_rate), **setting.options)
     if not isinstance(made, optax.GradientTransformation):
         raise UserError(
             f"optimizer.name: expected an optimiser of optax, got {setting.name!r}"

@@ -90,6 +90,10 @@ def test_an_override_sets_the_setting_it_names(path, word, read):
             {"optimizer.momentum": 0.5, "optimizer.learning_rate": 1.0},
         ),
         (
+            ("--optimizer={name: clipup, momentum: 0.5}", "--max-speed=0.3"),
+            {"optimizer.momentum": 0.5, "optimizer.max_speed": 0.3},
+        ),
+        (
             ("--budget={seconds: 5}", "--generations=3"),
             {"budget.seconds": 5.0, "budget.generations": 3},
         ),

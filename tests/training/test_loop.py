@@ -114,6 +114,12 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
     assert Checkpoints(tmp_path / "line" / "checkpoints").steps() == [0, 5]
 
 
+def test_a_run_may_follow_clipup(tmp_path):
+    clipup = "optimizer={name: clipup, learning_rate: 0.05, momentum: 0.8}"
+    _, outcome = train(config(tmp_path, "algorithm=eggroll", clipup, "generations=60"))
+    assert outcome.validation["error"] < 0.5
+
+
 def test_a_target_that_is_reached_ends_the_run(tmp_path):
     _, outcome = train(config(tmp_path, "generations=400", "target=0.1"))
     assert outcome.stop is Stop.TARGET
@@ -188,6 +194,7 @@ def test_tensorboard_gets_the_figures_too(tmp_path):
     [
         (("algorithm=egroll",), r"no algorithm 'egroll': did you mean 'eggroll'\?"),
         (("algorithm=eggroll", "population=7"), "strategy: .*even"),
+        (("optimizer={name: clipup, momentum: 2}",), "optimizer: momentum must be"),
         (("algorithm=eggroll", "rank=0"), "strategy: .*rank"),
         (("algorithm=eggroll", "sigma=0"), "strategy.sigma: .*start, got 0.0"),
         (("algorithm=eggroll", "shaping=zscor"), "no shaping 'zscor'.*'zscore'"),
