@@ -113,10 +113,17 @@ def of_rank(rank: int | None) -> LowRank | FullRank:
 
 
 def matches(path: str, pattern: str) -> bool:
-    """Whether a glob pattern names a path; `**/x` names `x` at the top, too."""
-    return fnmatch.fnmatchcase(path, pattern) or (
-        pattern.startswith("**/") and fnmatch.fnmatchcase(path, pattern[3:])
-    )
+    """Whether a glob pattern names a path; `**/x` names `x` at the top, too.
+
+    A path names itself, also behind `**/`: where it has brackets, as in `w[0,0] 1x0e`,
+    they would stand for one of several characters in a pattern.
+    """
+    if path == pattern or fnmatch.fnmatchcase(path, pattern):
+        return True
+    if not pattern.startswith("**/"):
+        return False
+    rest = pattern[3:]
+    return path.endswith(f"/{rest}") or matches(path, rest)
 
 
 def _check_scale(sigma_scale: float) -> None:

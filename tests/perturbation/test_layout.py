@@ -184,10 +184,29 @@ def test_the_first_match_decides():
         ("blocks/0/kernel", "blocks/*/kernel", True),
         ("blocks/0/kernel", "blocks/[1-9]/kernel", False),
         ("blocks/0/kernel", "kernel", False),
+        ("w[0,0] 1x0e", "w[0,0] 1x0e", True),
+        ("linear/w[0,0] 1x0e", "linear/w[0,0] 1x0e", True),
+        ("linear/w[0,0] 1x0e", "**/w[0,0] 1x0e", True),
+        ("w[0,0] 1x0e", "**/w[0,0] 1x0e", True),
+        ("linear/sow[0,0] 1x0e", "**/w[0,0] 1x0e", False),
+        ("w[0,0] 1x0e", "w[[]0,0] *", True),
+        ("w0 1x0e", "w[0,0] 1x0e", True),
+        ("a*", "a*", True),
     ],
 )
 def test_patterns(path, pattern, expected):
     assert matches(path, pattern) is expected
+
+
+def test_a_path_that_is_printed_with_brackets_can_be_given_back_as_a_rule():
+    """The names of e3nn's weights."""
+    params = {"linear": {"w[0,0] 1x0e": zeros(4, 4), "w[1,1] 2x1o": zeros(4, 4)}}
+    apply = lambda p, x: x @ p["linear"]["w[0,0] 1x0e"] @ p["linear"]["w[1,1] 2x1o"]
+    first, second = plan(apply, params, zeros(4))
+    layouts = plan(apply, params, zeros(4), rules={first: frozen, second: low_rank(3)})
+    assert (layouts[first].rule, layouts[second].rule) == (frozen, low_rank(3))
+    mask = {"w[0,0] 1x0e": False, "w[1,1] 2x1o": True}
+    assert eggroll.trainable(params, {first: frozen}) == {"linear": mask}
 
 
 def test_a_pattern_that_matches_no_leaf_is_refused_and_the_leaves_are_named():
