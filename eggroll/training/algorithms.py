@@ -154,7 +154,7 @@ def evolution(task: Task, config: Config, *, rank: int | None) -> Evolution:
         counted = shaping.counted(
             strategy.shaping, fitness, antithetic=strategy.antithetic
         )
-        metrics["fitness/unusable"] = 1 - jnp.mean(counted, dtype=jnp.float32)
+        metrics |= diagnostics.of_weights(weights, counted)
         if config.diagnose_every:
             is_half = jnp.arange(fitness.shape[0]) // 2 % 2 == 0  # pairs stay together
             half = lambda: strategy.combine(generation, jnp.where(is_half, weights, 0))

@@ -5,7 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
+
+from eggroll.evolution.centring import scaled_down
 
 
 def of_population(
@@ -18,9 +20,11 @@ def of_population(
         aux: What the members told, stacked: `steps` and `metrics` are used.
 
     Returns:
-        `fitness/mean`, `best`, `spread` (standard deviation), `tied` (the share of
-        members whose fitness another member has too), `nonfinite` (the share that
-        failed), `samples` (consumed in all), and the mean of each of the metrics.
+        `fitness/mean`, `best`, `median`, `worst`, `spread` (standard deviation), `tied`
+        (the share of members whose fitness another member has too), `nonfinite` (the
+        share that failed), all raw; `samples` (consumed in all), and the mean of each
+        of the metrics. The loop adds `fitness/best_ever`, over all generations so far:
+        what a lucky member had on the data that it met.
     """
     fitness = fitness.astype(jnp.promote_types(fitness.dtype, jnp.float32))
     finite = jnp.isfinite(fitness)
@@ -28,14 +32,44 @@ def of_population(
     same = order[1:] == order[:-1]
     tied = jnp.pad(same, (0, 1)) | jnp.pad(same, (1, 0))
     steps = aux.get("steps", jnp.ones_like(fitness))
+    last = jnp.sum(finite) - 1
+    median = order[last // 2] / 2 + order[(last + 1) // 2] / 2
     return {
         "fitness/mean": jnp.mean(fitness, where=finite),
         "fitness/best": jnp.max(fitness, where=finite, initial=-jnp.inf),
+        "fitness/median": jnp.where(last < 0, jnp.nan, median),
+        "fitness/worst": jnp.min(fitness, where=finite, initial=jnp.inf),
         "fitness/spread": jnp.std(fitness, where=finite),
         "fitness/tied": jnp.mean(tied, dtype=jnp.float32),
         "fitness/nonfinite": 1 - jnp.mean(finite, dtype=jnp.float32),
         "samples": jnp.sum(steps, dtype=jnp.float32),
     } | {name: jnp.mean(value) for name, value in aux.get("metrics", {}).items()}
+
+
+def of_weights(
+    weights: Float[Array, " population"], counted: Bool[Array, " population"]
+) -> dict[str, Array]:
+    """What shaping made of one generation's fitness.
+
+    Args:
+        weights: Of each member.
+        counted: Which members count, as `eggroll.shaping.counted` has it.
+
+    Returns:
+        `fitness/unusable`, the share of members that count for nothing, because they
+        or their partners failed; `shaped/effective`, the share of equally weighted
+        members that would average as well, (Σ|w|)² / (N Σw²): small where a few decide
+        all; `shaped/largest`, the size of the largest weight.
+    """
+    sizes = jnp.abs(weights).astype(jnp.promote_types(weights.dtype, jnp.float32))
+    near_one, _ = scaled_down(sizes)  # whose squares do not overflow
+    squares = jnp.sum(near_one**2)
+    square = jnp.mean(near_one) * jnp.sum(near_one)
+    return {
+        "fitness/unusable": 1 - jnp.mean(counted, dtype=jnp.float32),
+        "shaped/effective": square / jnp.where(squares > 0, squares, 1),
+        "shaped/largest": jnp.max(sizes),
+    }
 
 
 def agreement(whole: PyTree, half: PyTree) -> Float[Array, ""]:

@@ -5,6 +5,7 @@ holds all that the next step needs, and each key is a function of base key and s
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 
@@ -61,6 +62,7 @@ class _Loop:
         self.state = initial_state(experiment)
         self.step = 0
         self.progress = Progress()
+        self.best = -math.inf  # raw fitness of a member, over all sittings
         self.validation: dict[str, float] = {}
         self.is_fresh = not self.checkpoints.steps()
         self.is_compiled = False
@@ -109,6 +111,9 @@ class _Loop:
         data = self.task.batch(self.state.task, self.step, key)
         self.state, figures = self.algorithm.step(self.state, data)
         row = {name: float(value) for name, value in jax.device_get(figures).items()}
+        if "fitness/best" in row:
+            self.best = max(self.best, row["fitness/best"])
+            row["fitness/best_ever"] = self.best
         seconds = time.perf_counter() - started
         self.step += 1
         samples, before = row.pop("samples"), self.progress
@@ -204,6 +209,10 @@ class _Loop:
                 "--generations, --seconds or --samples"
             )
         metrics.forget_after(self.metrics, self.step)
+        rows = metrics.read(self.metrics)  # in which floats are written out in full
+        self.best = max(
+            [self.best, *(row.get("fitness/best", -math.inf) for row in rows)]
+        )
         self.report(f"resuming at step {self.step}")
 
     def _fail(self) -> None:

@@ -35,6 +35,7 @@ def update(old, new, updates, grads=None):
 def test_statistics_of_fitness():
     found = population([1.0, 2.0, 4.0, 9.0])
     assert (found["mean"], found["best"]) == (4.0, 9.0)
+    assert (found["median"], found["worst"]) == (3.0, 1.0)
     assert found["spread"] == pytest.approx(math.sqrt((9 + 4 + 0 + 25) / 4))
     assert (found["tied"], found["nonfinite"], found["samples"]) == (0, 0, 4)
 
@@ -43,6 +44,7 @@ def test_statistics_of_fitness():
 def test_failed_members_are_counted_and_left_out_of_the_rest(failure):
     found = population([1.0, failure, 3.0, failure])
     assert (found["mean"], found["best"], found["spread"]) == (2.0, 3.0, 1.0)
+    assert (found["median"], found["worst"]) == (2.0, 1.0)
     assert found["nonfinite"] == 0.5
 
 
@@ -55,7 +57,9 @@ def test_a_population_that_failed_has_no_statistics():
     found = population([NAN, INF])
     assert math.isnan(found["mean"])
     assert math.isnan(found["spread"])
+    assert math.isnan(found["median"])
     assert not math.isfinite(found["best"])
+    assert not math.isfinite(found["worst"])
     assert (found["nonfinite"], found["tied"], found["samples"]) == (1, 0, 2)
 
 
@@ -111,6 +115,52 @@ def test_metrics_are_means_over_the_members():
     found = population([0.0, 0.0, 0.0], metrics=metrics)
     assert found["length"] == 3.0
     assert found["wins"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    "fitness", [[5.0], [1.0, 9.0, 2.0], [4.0, NAN, 1.0, 2.0, INF, 3.0], [3e38, 2e38]]
+)
+def test_the_median_is_that_of_the_members_that_did_not_fail(fitness):
+    expected = np.median([x for x in fitness if math.isfinite(x)])
+    assert population(fitness)["median"] == pytest.approx(expected)
+
+
+# --- of their weights
+
+
+def weighed(weights, counted=None):
+    counted = np.ones(len(weights), bool) if counted is None else counted
+    found = jax.jit(diagnostics.of_weights)(jnp.float32(weights), jnp.array(counted))
+    return {name.split("/")[1]: float(x) for name, x in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("weights", "share"),
+    [
+        ([0.5, -0.5, -0.5, 0.5], 1),
+        ([3.0, 0.0, 0.0, 0.0], 1 / 4),
+        ([1.0, -1.0, 0.0, 0.0], 2 / 4),
+        ([3.0, 1.0], 16 / (2 * 10)),
+        ([3e38, -3e38], 1),
+        ([1e-30, 0.0], 1 / 2),
+        ([0.0, 0.0], 0),
+    ],
+)
+def test_the_effective_share_is_that_of_members_that_weigh_the_same(weights, share):
+    assert weighed(weights)["effective"] == pytest.approx(share)
+
+
+def test_the_effective_share_of_normal_weights_is_two_in_pi():
+    weights = np.random.default_rng(0).normal(size=100_000)
+    assert weighed(weights)["effective"] == pytest.approx(2 / math.pi, abs=0.01)
+
+
+def test_the_largest_weight_is_that_of_the_largest_size():
+    assert weighed([1.0, -4.0, 3.0])["largest"] == 4.0
+
+
+def test_unusable_is_the_share_of_members_that_do_not_count():
+    assert weighed([1.0, 0.0, 0.0, 2.0], [1, 0, 1, 1])["unusable"] == 1 / 4
 
 
 # --- agreement of two halves

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 import toy
-from toyrun import config, train
+from toyrun import config, figures, train
 
 from eggroll import UserError, runs, training
 from eggroll.runs import Checkpoints, metrics
@@ -36,9 +36,15 @@ def test_the_figures_are_those_that_evolution_strategies_need(tmp_path):
     assert {
         "fitness/mean",
         "fitness/best",
+        "fitness/best_ever",
+        "fitness/median",
+        "fitness/worst",
         "fitness/spread",
         "fitness/tied",
         "fitness/nonfinite",
+        "fitness/unusable",
+        "shaped/effective",
+        "shaped/largest",
         "gradient/norm",
         "update/ratio",
         "update/lost",
@@ -50,6 +56,13 @@ def test_the_figures_are_those_that_evolution_strategies_need(tmp_path):
     assert measured == [1, 3, 5, 7, 9, 11]
     assert rows[-1]["evaluations"] == 12 * 8
     assert rows[-1]["samples"] == 12 * 8 * 8
+
+
+def test_the_best_member_so_far_is_that_of_all_steps_up_to_now(tmp_path):
+    rows = figures(train(config(tmp_path, "algorithm=eggroll", "population=4"))[0])[1:]
+    best = np.maximum.accumulate([row["fitness/best"] for row in rows])
+    assert [row["fitness/best_ever"] for row in rows] == list(best)
+    assert (best > [row["fitness/best"] for row in rows]).any()
 
 
 def test_compilation_and_validation_are_no_training_time(tmp_path):

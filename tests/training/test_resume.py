@@ -47,6 +47,7 @@ def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(
     resumed = resume(stopped)
     assert checksums(resumed.state) == checksums(outcome.state)
     assert figures(runs.load(stopped)) == figures(whole)
+    assert "fitness/best_ever" in figures(whole)[-1]
 
 
 def test_a_half_written_line_of_figures_is_made_again(tmp_path, monkeypatch):
