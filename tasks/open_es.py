@@ -169,5 +169,5 @@ def _library(module: str) -> Any:
     except ModuleNotFoundError as error:
         raise UserError(
             f"algorithm: 'evosax' needs the package {error.name!r}, which is not "
-            "installed: pip install 'eggroll[compare]'"
+            "installed: pip install 'eggroll-jax[compare]'"
         ) from error

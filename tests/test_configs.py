@@ -50,7 +50,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 # What is said of a library that is missing: its module, and how to get it.
 MISSING = (
-    r"needs the package '(\w+)'.*(eggroll\[[\w-]+\])",
+    r"needs the package '(\w+)'.*(eggroll-jax\[[\w-]+\])",
     r"needs (Kinetix).*(docs/kinetix.md)",
     r"(MuJoCo) is not installed.*(gymnasium\[mujoco\])",
 )
@@ -100,7 +100,7 @@ def test_an_algorithm_that_there_is_not_is_refused_like_any_mistake(tmp_path):
 def test_only_a_library_that_is_missing_is_an_excuse():
     with pytest.raises(UserError, match="no such setting"):
         skip_if_missing(UserError("no such setting"))
-    installed = "This environment needs the package 'jax', ...: 'eggroll[rl]'"
+    installed = "This environment needs the package 'jax', ...: 'eggroll-jax[rl]'"
     with pytest.raises(UserError, match="needs the package"):
         skip_if_missing(UserError(installed))
 

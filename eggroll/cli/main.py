@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRA:
             raise
-        return _refuse(f"{package} is not installed: pip install 'eggroll[cli]'")
+        return _refuse(f"{package} is not installed: pip install 'eggroll-jax[cli]'")
     except KeyboardInterrupt:
         print("eggroll: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -33,7 +33,7 @@ def locate(path: str) -> Any:
             ) from None
         raise UserError(
             f"{path} needs the package {missing!r}: install it, or the extra of "
-            "eggroll that brings it, such as 'eggroll[rl]'"
+            "eggroll that brings it, such as 'eggroll-jax[rl]'"
         ) from error
     if not hasattr(module, name):
         own = [

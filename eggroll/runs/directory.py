@@ -24,7 +24,15 @@ CHANGEABLE = (
     "strategy.chunk_size",
     "strategy.sigma",
 )
-PACKAGES = ("eggroll", "jax", "jaxlib", "optax", "orbax-checkpoint", "numpy", "flax")
+PACKAGES = (
+    "eggroll-jax",
+    "jax",
+    "jaxlib",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "flax",
+)
 
 
 class Run(NamedTuple):

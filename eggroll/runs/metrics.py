@@ -109,7 +109,7 @@ def check_sinks(config: Config) -> None:
         if importlib.util.find_spec(packages[sink]) is None:
             raise UserError(
                 f"sinks: {packages[sink]} is not installed: "
-                f"pip install 'eggroll[{sink}]'"
+                f"pip install 'eggroll-jax[{sink}]'"
             )
 
 

@@ -76,7 +76,7 @@ def library(module: str, *, extra: str) -> Any:
     except ModuleNotFoundError as error:
         raise UserError(
             f"This environment needs the package {error.name!r}, which is not "
-            f"installed: pip install 'eggroll[{extra}]'."
+            f"installed: pip install 'eggroll-jax[{extra}]'."
         ) from error
 
 

@@ -212,7 +212,7 @@ def _huggingface(name: str, options: dict[str, Any]) -> Iterator[Part]:
     except ImportError as error:
         raise UserError(
             "a Hugging Face corpus needs the package `datasets`: "
-            "pip install 'eggroll[llm]'"
+            "pip install 'eggroll-jax[llm]'"
         ) from error
     column = options.pop("column", "text")
     try:

@@ -123,7 +123,7 @@ def without(package: str, *words: object) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("package", EXTRA)
 def test_a_missing_extra_is_told_in_one_line(path, package):
     found = without(package, "train", path)
-    said = f"eggroll: {package} is not installed: pip install 'eggroll[cli]'\n"
+    said = f"eggroll: {package} is not installed: pip install 'eggroll-jax[cli]'\n"
     assert (found.returncode, found.stderr) == (2, said)
 
 

@@ -233,5 +233,5 @@ def test_impossible_settings_are_refused_at_construction(settings, message):
 
 def test_a_missing_library_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gymnax", None)
-    with pytest.raises(ValueError, match=re.escape("pip install 'eggroll[rl]'")):
+    with pytest.raises(ValueError, match=re.escape("pip install 'eggroll-jax[rl]'")):
         make("gymnax/CartPole-v1")

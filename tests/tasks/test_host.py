@@ -229,7 +229,9 @@ def test_max_steps_ends_what_has_no_limit_of_its_own():
 
 def test_a_missing_library_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gymnasium", None)
-    with pytest.raises(ValueError, match=re.escape("pip install 'eggroll[rl-host]'")):
+    with pytest.raises(
+        ValueError, match=re.escape("pip install 'eggroll-jax[rl-host]'")
+    ):
         HostControl()
 
 

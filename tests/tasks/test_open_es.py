@@ -158,7 +158,9 @@ def test_what_evosax_cannot_do_is_refused(strategy, message):
 
 def test_a_missing_library_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "evosax.algorithms", None)
-    with pytest.raises(ValueError, match=re.escape("pip install 'eggroll[compare]'")):
+    with pytest.raises(
+        ValueError, match=re.escape("pip install 'eggroll-jax[compare]'")
+    ):
         open_es.algorithm(Bowl(), config())
 
 

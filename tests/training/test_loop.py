@@ -232,5 +232,5 @@ def test_backprop_needs_a_true_gradient(tmp_path, monkeypatch):
 
 def test_a_sink_that_is_not_installed_is_refused_with_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'eggroll\[tensorboard\]'"):
+    with pytest.raises(UserError, match=r"pip install 'eggroll-jax\[tensorboard\]'"):
         training.prepare(config(tmp_path, "sinks=[tensorboard]"))
