@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jaxtyping import Num, PRNGKeyArray, PyTree
+from jaxtyping import Bool, Num, PRNGKeyArray, PyTree
 
 from eggroll.evolution import calls, objective as objectives
 from eggroll.evolution.generation import Generation
@@ -23,6 +23,10 @@ class GradientEstimator(Population):
         self, generation: Generation, fitness: Num[Any, " population"]
     ) -> PyTree:
         """Estimates the gradient of minus the mean fitness."""
+
+    @abc.abstractmethod
+    def _counted(self, fitness: Num[Any, " population"]) -> Bool[Any, " population"]:
+        """Which members count: there is something to be learnt from them."""
 
     def value_and_grad(
         self,
@@ -151,7 +155,7 @@ class GradientEstimator(Population):
         elif kind == "first":
             results = objectives.first(members)
         else:
-            results = objectives.mean(members, antithetic=self._pairs)
+            results = objectives.mean(members, self._counted(raw))
         value, (aux, state) = traced.results.arranged(results)
         call.write_back(state)
         if kind == "members":

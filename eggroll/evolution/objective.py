@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
-from jaxtyping import Array, Num, PyTree
+from jaxtyping import Array, Bool, Num, PyTree
 
-from eggroll.evolution import shaping
 from eggroll.evolution.calls import Call
 from eggroll.evolution.tracing import Trace
 from eggroll.evolution.validation import check_fitness
@@ -101,15 +100,14 @@ def first(results: Sequence[Array]) -> list[Array]:
     return [x[0] for x in results]
 
 
-def mean(results: Sequence[Array], *, antithetic: bool) -> list[Array]:
+def mean(results: Sequence[Array], counted: Bool[Any, " members"]) -> list[Array]:
     """The mean results of the members that did not fail.
 
     The first result is the number. It is NaN if no member counts. What is no
     floating-point number is that of the first member.
     """
     number = results[0]
-    is_usable = shaping.usable(number, antithetic=antithetic).any()
-    value = jnp.where(is_usable, _mean(number, number), jnp.nan)
+    value = jnp.where(counted.any(), _mean(number, number), jnp.nan)
     rest = (
         _mean(x, number) if jnp.issubdtype(x.dtype, jnp.inexact) else x[0]
         for x in results[1:]

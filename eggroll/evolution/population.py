@@ -21,6 +21,7 @@ from eggroll.evolution import (
     evaluation,
     memory,
     noise as noises,
+    pickling,
     pytrees,
 )
 from eggroll.evolution.calls import Call
@@ -40,8 +41,8 @@ from eggroll.perturbation.transform import evaluate, ignore
 class Population(abc.ABC):
     """A population of perturbed models, evaluated in chunks and over devices.
 
-    Strategies inherit from it. They say how leaves are perturbed (`_plan`, `_scale`),
-    with which noise, and what is learnt from a generation.
+    Strategies say how leaves are perturbed (`_plan`, `_scale`), with which noise, and
+    what is learnt from a generation.
     """
 
     population: int
@@ -55,6 +56,9 @@ class Population(abc.ABC):
     def __init_subclass__(cls, **how: Any) -> None:
         super().__init_subclass__(**how)
         pytrees.register(cls)
+
+    def __reduce__(self) -> tuple:
+        return pickling.reduced(self)
 
     def __post_init__(self) -> None:
         check_population(self)
@@ -142,10 +146,7 @@ class Population(abc.ABC):
     ) -> tuple[Layout | None, ...]:
         """How each leaf is perturbed; None for what is no array.
 
-        Args:
-            traced: the function.
-            params: what it is a function of.
-            is_loss: whether it obeys `jax.lax.stop_gradient`.
+        A loss obeys `jax.lax.stop_gradient`.
         """
 
     @abc.abstractmethod
@@ -190,10 +191,9 @@ class Population(abc.ABC):
 
     def _unperturbed(self, traced: Trace, generation: Generation) -> list[Array]:
         """Evaluates the parameters themselves, with a key that no member has."""
-        keys = []
-        if traced.has_key:
-            none = jnp.asarray(self.population)  # above the number of any pair
-            keys = [noises.member_key(generation.key, generation.step, none)]
+        beyond = jnp.asarray(self.population)
+        key = noises.member_key(generation.key, generation.step, beyond)
+        keys = [key] if traced.has_key else []
         return jaxprs.run(traced.jaxpr, [*traced.params, *traced.data, *keys])
 
     def _evaluate(self, traced: Trace, generation: Generation) -> list[Array]:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Num, PyTree
+from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
 from eggroll.evolution import estimate, notices, shaping as shapings
 from eggroll.evolution.distributions import Noise, unit_scale
@@ -111,7 +111,7 @@ class EvolutionStrategy(GradientEstimator):
         """
         fitness = one_per_member(fitness, self.population, "fitness")
         notices.warn_if(
-            ~shapings.usable(fitness, antithetic=self.antithetic).any(),
+            ~self._counted(fitness).any(),
             "nothing can be learnt from a generation without a finite fitness (with "
             "pairs: without a pair that has two): its gradient is zero. Look for what "
             "makes members fail, or lower sigma",
@@ -162,6 +162,9 @@ class EvolutionStrategy(GradientEstimator):
             )
             for total, layout in zip(sums, generation.layouts, strict=True)
         )
+
+    def _counted(self, fitness: Num[Any, " population"]) -> Bool[Any, " population"]:
+        return shapings.counted(self.shaping, fitness, antithetic=self.antithetic)
 
     def _on_device(self, weights: Num[Any, " population"]) -> Num[Array, " population"]:
         if isinstance(weights, jax.Array):

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Num
 
-from eggroll.evolution import sharding
+from eggroll.evolution import shaping as shapings, sharding
 from eggroll.evolution.distributions import Noise
 from eggroll.perturbation.rules import Rule
 
@@ -26,6 +26,11 @@ def check_settings(es: Any) -> None:
         check_sigma(es.sigma(0), step=0)
     else:
         check_sigma(es.sigma)
+    if shapings.needs_pairs(es.shaping) and not es.antithetic:
+        raise ValueError(
+            "this shaping compares the two members of a pair, so it needs "
+            "antithetic=True: or use another, such as shaping.centred_rank"
+        )
     known = get_args(Noise)
     if es.noise not in known:
         raise ValueError(f"noise must be one of {', '.join(known)}, got {es.noise!r}")

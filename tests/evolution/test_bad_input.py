@@ -37,6 +37,10 @@ SETTINGS = [
     ({"noise": "int8_gaussian"}, r"one of rademacher, gaussian, got 'int8_gaussian"),
     ({"noise": "uniform"}, r"noise must be one of rademacher, gaussian, got 'uniform'"),
     ({"noise_reuse": 0}, r"noise_reuse must be at least 1, got 0"),
+    (
+        {"shaping": eggroll.shaping.pair_sign, "antithetic": False},
+        r"compares the two members of a pair.*antithetic=True",
+    ),
     ({"chunk_size": 0}, r"chunk_size must be at least 1, got 0"),
     ({"memory_bytes": 0}, r"memory_bytes must be at least 1, got 0"),
     ({"rules": {"w": "frozen"}}, r"rule for 'w' must be.*eggroll.frozen.*got 'frozen'"),

@@ -19,17 +19,11 @@ from jax.sharding import AxisType, Mesh
 import eggroll
 from eggroll import EvolutionStrategy, IntegerStrategy, shaping
 from eggroll.evolution import pickling
-from eggroll.evolution.population import Population
 
 
 ROOT = Path(__file__).parent.parent.parent
 SCHEDULE = optax.linear_schedule(0.4, 0.1, 3)
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
-
-
-@pytest.fixture(autouse=True)
-def _hooked(monkeypatch):
-    monkeypatch.setattr(Population, "__reduce__", pickling.reduced)
 
 
 def spread(*ids):
