@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
+from eggroll.perturbation import jaxprs
+
 
 def map_chunks(
     function: Callable[[PyTree], PyTree], rows: PyTree, chunk: int, multiple: int = 1
@@ -47,7 +49,9 @@ def sum_chunks(
         return jax.tree.map(jnp.add, total, new), None
 
     like = jax.eval_shape(lambda: function(take(index[0]), once[0]))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    zeros = jax.tree.map(
+        lambda x: jaxprs.vary(jnp.zeros(x.shape, x.dtype), jaxprs.varying(x)), like
+    )
     total, _ = jax.lax.scan(add, zeros, (jnp.asarray(index), jnp.asarray(once)))
     return total
 

@@ -138,10 +138,11 @@ class GradientEstimator(Population):
             step=step,
             wrt=objective.wrt,
         )
-        traced = self._trace(objective.checked(call), objective.in_axes)
+        source = self._source(key, step)
+        traced = self._trace(objective.checked(call), objective.in_axes, source)
         number = traced.first()
         is_loss = objective.is_loss
-        generation = self._generation(number, call.params, key, step, is_loss=is_loss)
+        generation = self._generation(number, call.params, source, is_loss=is_loss)
         kind = objective.value_of(traced)
         # Members may fail: that is counted, not an error where NaNs are.
         with jax.debug_nans(False):

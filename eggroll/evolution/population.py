@@ -95,9 +95,10 @@ class Population(abc.ABC):
         ) -> tuple[PyTree, Generation]:
             calls.check_key(key)
             call = calls.opened(apply, (params, *args), kwargs, step=step)
-            function = calls.without_state(call.function)
-            traced = self._trace(call._replace(function=function), in_axes)
-            generation = self._generation(traced, call.params, key, step)
+            call = call._replace(function=calls.without_state(call.function))
+            source = self._source(key, step)
+            traced = self._trace(call, in_axes, source)
+            generation = self._generation(traced, call.params, source)
             outputs = self._evaluate(traced, generation)
             return traced.results.arranged(outputs), generation
 
@@ -171,23 +172,24 @@ class Population(abc.ABC):
 
     # --- How it is evaluated
 
-    def _trace(self, call: Call, in_axes: Any) -> Trace:
+    def _trace(self, call: Call, in_axes: Any, source: tuple) -> Trace:
         compilers.warn_if_known_bad()
         fn, params, args, kwargs, has_key, _ = call
-        return trace(fn, params, args, in_axes, self.population, kwargs, has_key)
+        n = self.population
+        return trace(fn, params, args, in_axes, n, kwargs, has_key, source)
+
+    def _source(self, key: PRNGKeyArray, step: Any) -> tuple:
+        """What the noise of a generation is made from: key, step and sigma."""
+        step = checked_step(step)
+        return noises.base_key(key), jnp.asarray(step), self._sigma(step)
 
     def _generation(
-        self, traced: Trace, params: PyTree, key: PRNGKeyArray, step: Any, **how: Any
+        self, traced: Trace, params: PyTree, source: tuple, **how: Any
     ) -> Generation:
-        step = checked_step(step)
-        return Generation(
-            noises.base_key(key),
-            jnp.asarray(step),
-            self._sigma(step),
-            self._plan(traced, params, **how),
-            jax.tree.structure(params),
-            self._noise_settings,
-        )
+        tree, settings = jax.tree.structure(params), self._noise_settings
+        key, step, sigma = source
+        plan = self._plan(traced, params, **how)
+        return Generation(key, step, sigma, plan, tree, settings)
 
     def _unperturbed(self, traced: Trace, generation: Generation) -> list[Array]:
         """Evaluates the parameters themselves, with a key that no member has."""
@@ -254,8 +256,6 @@ class Population(abc.ABC):
 
     def _noise_key(self, generation: Generation) -> PRNGKeyArray:
         return noises.generation_key(generation.key, generation.step, self.noise_reuse)
-
-    # --- What is learnt from it
 
     def _sum_over_pairs(
         self,

@@ -49,9 +49,19 @@ def spread(
             such a dimension, or, with `reduce`, arrays to be summed over devices.
         mesh: over which to spread; None for the current device alone.
         reduce: sum the results over devices.
+
+    Raises:
+        ValueError: within a `jax.shard_map` or `jax.pmap` of the caller's.
     """
     if mesh is None:
         return function
+    if taken := jax.sharding.get_abstract_mesh().manual_axes:
+        raise ValueError(
+            f"a strategy with a mesh spreads its population itself, which cannot be "
+            f"done within jax.shard_map or jax.pmap over {taken}: there, leave mesh= "
+            f"away, and each device evaluates a population on its own data; or call "
+            f"the strategy outside"
+        )
 
     def local(shared: PyTree, rows: PyTree) -> PyTree:
         out = function(shared, rows)

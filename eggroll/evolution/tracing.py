@@ -73,6 +73,7 @@ def trace(
     population: int = 1,
     kwargs: dict[str, PyTree] | None = None,
     has_key: bool | None = None,
+    noise: PyTree = None,
 ) -> Trace:
     """Traces `fn(params, *args, **kwargs)` for one member.
 
@@ -87,6 +88,8 @@ def trace(
         population: how many members there are.
         kwargs: arguments by name, shared by all members.
         has_key: whether to give it a key by name; None: if it has such a parameter.
+        noise: what the perturbations are made from. Within `jax.shard_map` the
+            parameters of a member differ between devices where this does.
 
     Raises:
         ValueError: if `in_axes` does not fit `args`, or if an array's number of rows
@@ -94,18 +97,15 @@ def trace(
     """
     kwargs = kwargs or {}
     leaves, tree = jax.tree.flatten((params, args, kwargs))
-    n_params = len(jax.tree.leaves(params))
-    mapped = [False] * n_params + [a is not None for a in _axes(in_axes, args)]
-    mapped += [False] * (len(leaves) - len(mapped))
-    for x, m in zip(leaves, mapped, strict=True):
-        if m:
-            _check_rows(x, population)
+    n = len(jax.tree.leaves(params))
+    axes = [None] * n + _axes(in_axes, args)
+    axes += [None] * (len(leaves) - len(axes))
     # What is no array may decide what is traced (`train=True`): it is closed over, and
     # only arrays become arguments of the jaxpr.
-    is_data = [is_array(x) for x in leaves[:n_params]]
-    is_data += [_is_data(x) for x in leaves[n_params:]]
+    is_data = [is_array(x) for x in leaves[:n]] + [_is_data(x) for x in leaves[n:]]
     arrays = [_as_array(x) for x, d in zip(leaves, is_data, strict=True) if d]
-    mapped = [m for m, d in zip(mapped, is_data, strict=True) if d]
+    mapped = _mapped(leaves, axes, is_data, population)
+    n = sum(is_data[:n])
     if has_key is None:
         has_key = takes_open(fn, "key", 1 + len(args), kwargs)
     results = []
@@ -119,15 +119,28 @@ def trace(
         results.append(arrangement)
         return arrays
 
-    shapes = [x.shape[m:] for x, m in zip(arrays, mapped, strict=True)]
-    one = [jaxprs.abstract(x, s) for x, s in zip(arrays, shapes, strict=True)]
-    jaxpr = _jaxpr(flat, one + [_a_key()] * has_key)
-    n = sum(is_data[:n_params])
+    varying = jaxprs.varying(noise)
+    one = [
+        jaxprs.abstract(x, x.shape[m:], varying if i < n else ())
+        for i, (x, m) in enumerate(zip(arrays, mapped, strict=True))
+    ]
+    jaxpr = _jaxpr(flat, one + [_a_key(varying)] * has_key)
     return Trace(jaxpr, results[-1], arrays[:n], arrays[n:], mapped[n:], has_key)
 
 
-def _a_key() -> Any:
-    return jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+def _mapped(
+    leaves: list[Any], axes: list[int | None], is_data: list[bool], population: int
+) -> list[bool]:
+    """Which of the leaves that are data have rows, which must fit the population."""
+    for x, axis in zip(leaves, axes, strict=True):
+        if axis is not None:
+            _check_rows(x, population)
+    return [axis is not None for axis, d in zip(axes, is_data, strict=True) if d]
+
+
+def _a_key(axes: Iterable[str]) -> Any:
+    key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+    return jaxprs.abstract(key, (), axes)
 
 
 def _jaxpr(flat: Callable, arguments: list[Any]) -> ClosedJaxpr:

@@ -100,7 +100,7 @@ def _tied(changing: Any, same: list[Any]) -> tuple[Any, list[Any]]:
     """
     is_tied = [is_perturbed(x) and x.has_small_factors for x in same]
     kept = [x.kept for x, tied in zip(same, is_tied, strict=True) if tied]
-    changing, kept = lax.optimization_barrier((changing, kept))
+    changing, kept = jaxprs.barrier((changing, kept))
     copies = iter(kept)
     return changing, [
         x.with_kept(next(copies)) if tied else x

@@ -8,11 +8,12 @@ call, are read by the rules in `primitives`.) Checked on JAX 0.10 (`num_consts` 
 parameters, `newly_manual_axes`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import (
     ClosedJaxpr,
     Jaxpr,
@@ -71,10 +72,19 @@ def trace(function: Callable, *args: Any) -> tuple[ClosedJaxpr, Any]:
     return jaxpr, jax.tree.structure(shape)
 
 
-def abstract(x: Any, shape: Sequence[int]) -> jax.ShapeDtypeStruct:
-    """What the trace of a function knows of an array, which may have another shape."""
+def abstract(x: Any, shape: Sequence[int], axes: Iterable[str] = ()) -> Any:
+    """What the trace of a function knows of an array.
+
+    Args:
+        x: the array.
+        shape: of what is traced for it.
+        axes: mesh axes over which it varies, beside its own.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype, allow_extended_dtype=True)
     weak = getattr(x, "weak_type", False)
-    return jax.ShapeDtypeStruct(shape, x.dtype, weak_type=weak)
+    plain = jax.ShapeDtypeStruct(shape, dtype, weak_type=weak)
+    axes = varying(x) | {*axes}
+    return jax.eval_shape(lambda x: vary(x, axes), plain) if axes else plain
 
 
 def first_result(closed: ClosedJaxpr) -> ClosedJaxpr:
@@ -86,7 +96,7 @@ def first_result(closed: ClosedJaxpr) -> ClosedJaxpr:
 
 def run(closed: ClosedJaxpr, args: Sequence[Any]) -> list[jax.Array]:
     """Returns the results of a jaxpr on arrays."""
-    results = jaxpr_as_fun(closed)(*args)
+    results = jaxpr_as_fun(closed)(*as_traced(closed, args))
     return [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in results]
 
 
@@ -104,6 +114,53 @@ def zeros(closed: ClosedJaxpr, start: int) -> list[jax.Array]:
     """Stand-ins for the arguments of a jaxpr from number `start` on."""
     rest = closed.jaxpr.invars[start:]
     return [jnp.zeros(v.aval.shape, v.aval.dtype) for v in rest]
+
+
+def varying(tree: Any) -> frozenset[str]:
+    """The mesh axes over which any array of a pytree varies.
+
+    Within `jax.shard_map`, an array's type says along which axes of the mesh its value
+    may differ between devices; elsewhere there are none.
+    """
+    leaves = jax.tree.leaves(tree)
+    types = [jax.typeof(x) if isinstance(x, jax.Array) else x for x in leaves]
+    known = [getattr(x, "manual_axis_type", None) for x in types]
+    return frozenset().union(*(x.varying for x in known if x is not None))
+
+
+def vary(x: Any, axes: Iterable[str]) -> Any:
+    """Makes all arrays of a pytree vary over some mesh axes; values are the same."""
+
+    def one(x: Any) -> Any:
+        missing = tuple(sorted({*axes} - varying(x)))
+        return lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(one, x)
+
+
+def as_traced(closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
+    """Makes arguments, perturbed or not, vary over the mesh axes they were traced for.
+
+    A jaxpr names each place where a value begins to vary: it cannot be evaluated on
+    others than it was traced for.
+    """
+    wanted = [varying(v.aval) for v in closed.jaxpr.invars]
+    return [vary(x, axes) for x, axes in zip(args, wanted, strict=True)]
+
+
+def barrier(tree: Any) -> Any:
+    """An optimization barrier, behind which arrays vary over the axes they did before.
+
+    (JAX 0.10 lets arrays of one kind alone through a barrier.)
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    kinds = [varying(x) for x in leaves]
+    for kind in {*kinds}:
+        at = [i for i, k in enumerate(kinds) if k == kind]
+        passed = lax.optimization_barrier([leaves[i] for i in at])
+        for i, x in zip(at, passed, strict=True):
+            leaves[i] = x
+    return jax.tree.unflatten(structure, leaves)
 
 
 def rebind(eqn: JaxprEqn, operands: Sequence[Any], **changed: Any) -> list[Any]:

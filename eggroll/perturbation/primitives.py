@@ -201,6 +201,11 @@ def _barrier(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[Any]:
     return list(lax.optimization_barrier(operands))
 
 
+def _vary(eqn: JaxprEqn, operands: list[Any]) -> Perturbed:
+    """The same value on every device: so are all its parts."""
+    return jaxprs.vary(operands[0], eqn.params["axes"])
+
+
 def _weight_only(eqn: JaxprEqn, operands: list[Any]) -> Perturbed:
     """A constraint on how the weight is laid out; the factors are small."""
     leaf = operands[0]
@@ -236,4 +241,5 @@ RULES: dict[str, PrimitiveRule] = {
     "copy_p": _view(lambda e, x: x[0]),
     "stop_gradient": _view(lambda e, x: x[0]),
     "sharding_constraint": _view(_weight_only),
+    "pvary": _view(_vary),
 }

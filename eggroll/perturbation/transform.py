@@ -62,7 +62,7 @@ def evaluate(
     jaxpr: ClosedJaxpr, args: Sequence[Any], observe: Observer
 ) -> list[jax.Array]:
     """Evaluates a jaxpr with perturbed arguments; materialises its results."""
-    return Interpreter(RULES, observe).finish(jaxpr, args)
+    return Interpreter(RULES, observe).finish(jaxpr, jaxprs.as_traced(jaxpr, args))
 
 
 def ignore(use: Use, leaf: Perturbed, primitive: str, dims: Sequence[int]) -> None:
@@ -85,7 +85,4 @@ def _is_arraylike(x: Any) -> bool:
 
 def _plain(x: Any) -> Any:
     """The abstract array that `x` stands for."""
-    if is_perturbed(x):
-        x = x.weight
-    dtype = jax.dtypes.canonicalize_dtype(x.dtype, allow_extended_dtype=True)
-    return jax.ShapeDtypeStruct(x.shape, dtype)
+    return jaxprs.abstract(x, x.shape)
