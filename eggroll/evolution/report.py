@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from eggroll.evolution import memory
-from eggroll.evolution.tracing import trace
+from eggroll.evolution.tracing import takes_open, trace
 from eggroll.perturbation import jaxprs
 from eggroll.perturbation.array import Perturbed
 from eggroll.perturbation.interpreter import Use
@@ -93,7 +93,8 @@ def coverage(
         rank: as in `EvolutionStrategy`.
         rules: as in `EvolutionStrategy`.
     """
-    traced = trace(fn, params, args)
+    has_key = takes_open(fn, "key", 1 + len(args))
+    traced = trace(fn, params, args, has_key=has_key)
     plan = make_plan(traced.jaxpr, params, of_rank(rank), Rules(rules or {}))
     layouts = [x for x in plan if x is not None]
     used: dict[str, dict[str, None]] = {}  # by path: operations, in their order

@@ -72,7 +72,7 @@ def trace(
     in_axes: Any = None,
     population: int = 1,
     kwargs: dict[str, PyTree] | None = None,
-    has_key: bool | None = None,
+    has_key: bool = False,
     noise: PyTree = None,
 ) -> Trace:
     """Traces `fn(params, *args, **kwargs)` for one member.
@@ -87,7 +87,7 @@ def trace(
         in_axes: for each of `args`, as in `jax.vmap`: None or 0.
         population: how many members there are.
         kwargs: arguments by name, shared by all members.
-        has_key: whether to give it a key by name; None: if it has such a parameter.
+        has_key: whether to give it a key, by name.
         noise: what the perturbations are made from. Within `jax.shard_map` the
             parameters of a member differ between devices where this does.
 
@@ -106,8 +106,6 @@ def trace(
     arrays = [_as_array(x) for x, d in zip(leaves, is_data, strict=True) if d]
     mapped = _mapped(leaves, axes, is_data, population)
     n = sum(is_data[:n])
-    if has_key is None:
-        has_key = takes_open(fn, "key", 1 + len(args), kwargs)
     results = []
 
     def flat(*values: Any) -> list[Any]:
