@@ -1,17 +1,18 @@
 """Tells how each use of each leaf of a model is evaluated."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from eggroll.evolution import memory
-from eggroll.evolution.tracing import takes_open, trace
+from eggroll.evolution import calls, memory
+from eggroll.evolution.tracing import trace
 from eggroll.perturbation import jaxprs
 from eggroll.perturbation.array import Perturbed
+from eggroll.perturbation.dependence import Reach, reaches
 from eggroll.perturbation.interpreter import Use
 from eggroll.perturbation.layout import Layout, make_plan
 from eggroll.perturbation.rules import Rule, Rules, of_rank
@@ -28,12 +29,14 @@ class LeafCoverage:
         materialised: the operations that need it, or a matrix of it, written out for
             every member. None for a full-rank leaf, which always is.
         bytes_per_member: of its noise.
+        reach: whether the results depend on it, and if through `stop_gradient`.
     """
 
     layout: Layout
     operations: tuple[str, ...]
     materialised: tuple[str, ...]
     bytes_per_member: int
+    reach: Reach = Reach.FREE
 
     @property
     def is_written_out(self) -> bool:
@@ -72,7 +75,26 @@ class Coverage:
             "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))
             for row in rows
         )
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join([*(line.rstrip() for line in lines), *self._notes()])
+
+    def _notes(self) -> Iterator[str]:
+        """What is to be said of leaves that are evolved through a `stop_gradient`."""
+        evolved = [x for x in self.leaves if not x.layout.is_frozen]
+        for reach, words in (
+            (
+                Reach.BOTH,
+                "in part through stop_gradient: members differ there too, and the "
+                "estimate is of the total derivative, as if nothing were stopped",
+            ),
+            (
+                Reach.STOPPED,
+                "through stop_gradient alone: what is a loss leaves them as they are "
+                "(coverage with is_loss=True), fitness and ask evolve them",
+            ),
+        ):
+            paths = [x.layout.path for x in evolved if x.reach is reach]
+            if paths:
+                yield f"reached {words}: {', '.join(paths)}"
 
 
 def coverage(
@@ -81,6 +103,7 @@ def coverage(
     *args: Any,
     rank: int | None = 1,
     rules: Mapping[str, Rule] | None = None,
+    is_loss: bool = False,
 ) -> Coverage:
     """Tells how `fn(params, *args)` would be evaluated on perturbed parameters.
 
@@ -92,10 +115,19 @@ def coverage(
         args: the rest of its arguments, for one member.
         rank: as in `EvolutionStrategy`.
         rules: as in `EvolutionStrategy`.
+        is_loss: whether `fn` is a loss, which stands where one stood in
+            `jax.value_and_grad`: its first result alone counts, and leaves that it
+            reaches through `stop_gradient` alone are frozen.
     """
-    has_key = takes_open(fn, "key", 1 + len(args))
-    traced = trace(fn, params, args, has_key=has_key)
-    plan = make_plan(traced.jaxpr, params, of_rank(rank), Rules(rules or {}))
+    call = calls.opened(fn, (params, *args), {})
+    result = lambda *args, **kwargs: call.function(*args, **kwargs)[0]
+    traced = trace(
+        result, call.params, call.args, kwargs=call.kwargs, has_key=call.has_key
+    )
+    traced = traced.first() if is_loss else traced
+    ruled = of_rank(rank), Rules(rules or {})
+    plan = make_plan(traced.jaxpr, call.params, *ruled, obey_stops=is_loss)
+    reached = reaches(traced.jaxpr)
     layouts = [x for x in plan if x is not None]
     used: dict[str, dict[str, None]] = {}  # by path: operations, in their order
     written: dict[str, dict[str, None]] = {}
@@ -118,8 +150,9 @@ def coverage(
                 tuple(used.get(layout.path, {})),
                 tuple(written.get(layout.path, {})),
                 memory.noise_bytes([layout]),
+                reach,
             )
-            for layout in layouts
+            for layout, reach in zip(layouts, reached, strict=False)
         ),
         memory.member_bytes(traced.jaxpr, layouts),
     )
@@ -147,7 +180,7 @@ def _row(leaf: LeafCoverage) -> tuple[str, ...]:
 def describe(layout: Layout) -> str:
     """Says how a leaf is perturbed, such as "12 of rank 1, 64 × 256"."""
     if layout.is_frozen:
-        return "frozen"
+        return {"": "frozen", "unused": "unused"}.get(layout.idle, "stopped")
     if not layout.cols:
         return "full rank"
     sizes = [

@@ -196,7 +196,8 @@ class EvolutionStrategy(GradientEstimator):
         self, traced: Trace, params: PyTree, *, is_loss: bool = False
     ) -> tuple[Layout | None, ...]:
         rules = Rules(self.rules)
-        plan = make_plan(traced.jaxpr, params, of_rank(self.rank), rules)
+        default = of_rank(self.rank)
+        plan = make_plan(traced.jaxpr, params, default, rules, obey_stops=is_loss)
         if self.strict:
             refuse_lost(plan)
         return plan

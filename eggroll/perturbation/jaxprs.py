@@ -223,6 +223,11 @@ def is_literal(atom: Any) -> bool:
     return isinstance(atom, Literal)
 
 
+def is_reference(atom: Any) -> bool:
+    """Whether an operand of an equation is memory that can be written to."""
+    return hasattr(atom.aval, "inner_aval")
+
+
 def result_dtype(eqn: JaxprEqn) -> Any:
     """The type of an equation's only result."""
     return getattr(eqn.outvars[0].aval, "dtype")  # noqa: B009

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
+from eggroll.perturbation.dependence import Reach, reaches
 from eggroll.perturbation.rules import (
     Frozen,
     FullRank,
@@ -42,6 +43,8 @@ class Layout:
         rows: dimensions of the left factor.
         cols: dimensions of the right factor. Empty for full rank.
         lost: the operation at which a matrix lost its low rank, if one did.
+        idle: why a leaf that no rule freezes is frozen, if it is: "unused", or
+            "stop_gradient" (the function reaches it through that alone).
     """
 
     path: str
@@ -52,6 +55,7 @@ class Layout:
     rows: tuple[int, ...] = ()
     cols: tuple[int, ...] = ()
     lost: str = ""
+    idle: str = ""
 
     @property
     def is_frozen(self) -> bool:
@@ -95,14 +99,22 @@ def make_plan(
     params: Any,
     default: Rule,
     rules: Rules,
+    *,
+    obey_stops: bool = False,
 ) -> tuple[Layout | None, ...]:
     """Decides how each leaf of `params` is perturbed.
 
+    A leaf that reaches no result is frozen, whatever the rules say: its gradient is
+    zero, of which an estimate would be nothing but noise.
+
     Args:
         jaxpr: the model's trace; its first arguments are the array leaves of `params`.
+            All its results are taken to matter.
         params: the parameters.
         default: the rule for contracted leaves that no pattern matches.
         rules: by path pattern; the first that matches a path decides.
+        obey_stops: freeze leaves that are reached through `stop_gradient` alone, as
+            `jax.grad` does. (An environment stops gradients for its own purposes.)
 
     Returns:
         One layout a leaf, in `jax.tree.leaves` order; None for what is no array.
@@ -112,12 +124,20 @@ def make_plan(
     """
     named = named_leaves(params)
     rules.check(path for path, _ in named)
-    uses = record_uses(jaxpr, [(path, x) for path, x in named if is_array(x)])
+    arrays = [(path, x) for path, x in named if is_array(x)]
+    uses, reached = record_uses(jaxpr, arrays), reaches(jaxpr)
+    idle = {
+        path: _idle(reach, obey_stops=obey_stops)
+        for (path, _), reach in zip(arrays, reached, strict=False)
+    }
     plan = tuple(
-        _layout(path, x, rules.find(path), default, uses[path]) if is_array(x) else None
+        _layout(path, x, rules.find(path), default, uses[path], idle[path])
+        if is_array(x)
+        else None
         for path, x in named
     )
     if all(x is None or x.is_frozen for x in plan):
+        _refuse_idle(plan)
         kinds = {str(jnp.result_type(x)) for _, x in named if is_array(x)} or "none"
         raise ValueError(
             f"nothing to evolve: expected at least one floating-point leaf that is not "
@@ -125,6 +145,42 @@ def make_plan(
             f"and the rules"
         )
     return plan
+
+
+def _idle(reach: Reach, *, obey_stops: bool) -> str:
+    """Why a leaf that reaches the results so is left alone; "" if it is not."""
+    if not reach:
+        return "unused"
+    return "stop_gradient" if obey_stops and reach is Reach.STOPPED else ""
+
+
+def _refuse_idle(plan: Sequence[Layout | None]) -> None:
+    """Refuses a plan of which all leaves are frozen, some of them because of their use.
+
+    Raises:
+        ValueError: naming them.
+    """
+    idle = [(x.path, x.idle) for x in plan if x is not None and x.idle]
+    if not idle:
+        return
+    said, shown = [], 5
+    for way, words in (
+        ("unused", "not used by the function"),
+        ("stop_gradient", "reached through stop_gradient alone"),
+    ):
+        paths = [path for path, why in idle if why == way]
+        if paths:
+            more = f" and {len(paths) - shown} more" if len(paths) > shown else ""
+            verb = "are" if len(paths) > 1 else "is"
+            said.append(f"{', '.join(paths[:shown])}{more} {verb} {words}")
+    black_box = (
+        "; where the function is a black box such as an environment, give it as "
+        "fitness=, by which stops are ignored"
+    )
+    raise ValueError(
+        f"nothing to evolve: {', '.join(said)}; check that the result depends on the "
+        f"parameters it is given{black_box if 'alone' in said[-1] else ''}"
+    )
 
 
 def refuse_lost(plan: Sequence[Layout | None]) -> None:
@@ -159,7 +215,7 @@ def is_array(x: Any) -> bool:
 
 
 def _layout(
-    path: str, leaf: Any, rule: Rule | None, default: Rule, uses: Uses
+    path: str, leaf: Any, rule: Rule | None, default: Rule, uses: Uses, idle: str
 ) -> Layout:
     """How one leaf is perturbed.
 
@@ -169,12 +225,15 @@ def _layout(
         rule: what a pattern says of it, if one does.
         default: what holds otherwise.
         uses: what the model does with it.
+        idle: why it is left alone, if it is.
     """
     shape = tuple(leaf.shape)
     named = (path, shape, str(jax.dtypes.canonicalize_dtype(leaf.dtype)))
     chosen = default if rule is None else rule
     if not jnp.issubdtype(leaf.dtype, jnp.floating) or not leaf.size:
         return Layout(*named, frozen)
+    if idle and not isinstance(chosen, Frozen):
+        return Layout(*named, frozen, idle=idle)
     if not isinstance(chosen, LowRank):
         return Layout(*named, chosen)
     full = FullRank(chosen.sigma_scale)

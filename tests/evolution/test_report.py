@@ -77,3 +77,43 @@ def test_a_function_may_take_a_key():
 def test_a_path_that_is_not_there_is_a_key_error():
     with pytest.raises(KeyError, match="head"):
         REPORT["head"]
+
+
+# --- Leaves that are stopped, or not used
+
+
+STUDENT = {"net": abstract(4, 3), "teacher": abstract(4, 3), "spare": abstract(3)}
+
+
+def distilled(p, x):
+    """A loss and more: a student and its stopped self learn from a stopped teacher."""
+    own = jnp.tanh(x @ p["net"])
+    taught = jax.lax.stop_gradient(own + jnp.tanh(x @ p["teacher"]))
+    return jnp.mean((own - taught) ** 2), p["spare"]
+
+
+def test_leaves_that_a_loss_cannot_learn_are_named():
+    lines = str(
+        eggroll.coverage(distilled, STUDENT, abstract(5, 4), is_loss=True)
+    ).splitlines()
+    rows = {line.split()[0]: line for line in lines[1:]}
+    assert "stopped" in rows["teacher"]
+    assert "unused" in rows["spare"]
+    assert "rank 1, 4 × 3" in rows["net"]
+    assert len(lines) == 5
+    assert "in part through stop_gradient" in lines[-1]
+    assert "the total derivative" in lines[-1]
+    assert lines[-1].endswith(": net")
+
+
+def test_stops_of_a_black_box_are_mentioned():
+    lines = str(eggroll.coverage(distilled, STUDENT, abstract(5, 4))).splitlines()
+    assert lines[-1].endswith("fitness and ask evolve them: teacher")
+    assert lines[-2].endswith(": net")
+
+
+def test_a_softmax_is_no_reason_to_mention_a_stop():
+    report = eggroll.coverage(
+        lambda w, x: jax.nn.softmax(x @ w), abstract(4, 3), abstract(5, 4)
+    )
+    assert "stop_gradient" not in str(report)

@@ -101,7 +101,6 @@ USES = {
     "elementwise matrix": (lambda w, x: x * w, (4, 3), (4, 3), ((), (), ())),
     "vector contracted": (lambda w, x: x @ w, (4,), (4,), ((), (), ())),
     "one column": (lambda w, x: x @ w, (4, 1), (4,), ((), (), ())),
-    "not used": (lambda w, x: x, (4, 3), (4,), ((), (), ())),
 }
 
 
@@ -129,6 +128,81 @@ def test_integers_are_not_evolved():
 def test_the_default_rank_may_be_full():
     layout = plan(lambda w, x: x @ w, zeros(4, 3), zeros(4), rank=None)["params"]
     assert layout.factor_shapes == ((4, 3, 1),)
+
+
+# --- What is not evolved because of how it is used
+
+
+def byol(p, x):
+    """BYOL's loss: a student predicts what its stopped teacher sees."""
+    student = jnp.tanh(x @ p["online"]) @ p["head"]
+    teacher = lax.stop_gradient(jnp.tanh((x + 0.1) @ p["target"]))
+    return jnp.mean((student - teacher) ** 2)
+
+
+def simsiam(p, x):
+    """SimSiam's: both are one network, stopped on the teacher's side alone."""
+    student, teacher = jnp.tanh(x @ p["net"]) @ p["head"], jnp.tanh((x + 1) @ p["net"])
+    return jnp.mean((student - lax.stop_gradient(teacher)) ** 2)
+
+
+BYOL = {"online": zeros(4, 3), "head": zeros(3, 3), "target": zeros(4, 3)}
+SIMSIAM = {"net": zeros(4, 3), "head": zeros(3, 3)}
+
+
+def idle(fn, params, *args, **settings):
+    return {path: x.idle for path, x in plan(fn, params, *args, **settings).items()}
+
+
+def test_a_target_that_a_loss_stops_is_frozen():
+    layouts = plan(byol, BYOL, zeros(5, 4), is_loss=True)
+    assert layouts["target"].is_frozen
+    assert layouts["target"].idle == "stop_gradient"
+    assert not layouts["online"].is_frozen
+    assert not layouts["head"].is_frozen
+
+
+def test_stops_of_a_black_box_are_its_own_affair():
+    assert idle(byol, BYOL, zeros(5, 4)) == dict.fromkeys(BYOL, "")
+
+
+def test_a_leaf_stopped_in_one_of_its_uses_is_evolved():
+    found = idle(simsiam, SIMSIAM, zeros(5, 4), is_loss=True)
+    assert found == {"net": "", "head": ""}
+
+
+@pytest.mark.parametrize("is_loss", [False, True])
+def test_a_leaf_that_is_not_used_is_frozen(is_loss):
+    params = {"w": zeros(4), "spare": zeros(4, 3), "count": zeros()}
+    total = lambda p, x: x @ p["w"] + 0 * p["count"].ndim
+    found = idle(total, params, zeros(4), is_loss=is_loss)
+    assert found == {"w": "", "spare": "unused", "count": "unused"}
+
+
+def test_no_rule_evolves_what_has_no_gradient():
+    rules = {"*": low_rank(2)}
+    layouts = plan(byol, BYOL, zeros(5, 4), is_loss=True, rules=rules)
+    assert layouts["target"].rule == frozen
+    rules = {"target": frozen, "*": full_rank()}
+    layouts = plan(byol, BYOL, zeros(5, 4), is_loss=True, rules=rules)
+    assert layouts["target"].idle == ""
+
+
+def test_a_loss_of_which_all_is_stopped_is_refused():
+    loss = lambda p, x: jnp.mean(lax.stop_gradient(x @ p["a"]))
+    params = {"a": zeros(4, 3), "b": zeros(3), "c": zeros(3)}
+    message = (
+        r"nothing to evolve: b, c are not used by the function, a is reached through "
+        r"stop_gradient alone.*give it as fitness="
+    )
+    with pytest.raises(ValueError, match=message):
+        plan(loss, params, zeros(4), is_loss=True)
+    assert not plan(loss, params, zeros(4))["a"].is_frozen
+
+
+def test_a_function_of_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"params is not used.*depends on the param"):
+        plan(lambda w, x: x, zeros(4, 3), zeros(4))
 
 
 # --- Rules
