@@ -7,7 +7,7 @@ tells what it does to a model. What the command line learns is a `Task`.
 """
 
 from eggroll.errors import UserError
-from eggroll.evolution import shaping
+from eggroll.evolution import adaptation, shaping
 from eggroll.evolution.clipup import clipup
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.learning_rates import sgd_learning_rate
@@ -39,6 +39,7 @@ __all__ = [
     "UserError",
     "__version__",
     "accumulating",
+    "adaptation",
     "check_task",
     "clipup",
     "coverage",
