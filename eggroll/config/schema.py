@@ -126,10 +126,16 @@ class TaskConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StrategyConfig:
-    """The arguments of `eggroll.EvolutionStrategy`, as words and numbers."""
+    """The arguments of `eggroll.EvolutionStrategy`, as words and numbers.
+
+    Attributes:
+        sigma_adaptation: A rule of `eggroll.adaptation` that starts from `sigma`, with
+            its options; None: sigma is what its schedule says.
+    """
 
     population: int = 256
     sigma: Schedule = Schedule(start=0.05)
+    sigma_adaptation: Choice | None = None
     rank: int = 1
     noise: Literal["rademacher", "gaussian"] = "rademacher"
     antithetic: bool = True
@@ -146,6 +152,12 @@ class StrategyConfig:
                     f"strategy.sigma: expected a positive, finite {name}, got {sigma}: "
                     "without perturbations there is nothing to learn from"
                 )
+        if self.sigma_adaptation is not None and self.sigma.kind != "constant":
+            raise UserError(
+                f"strategy.sigma: {self.sigma_adaptation.name!r} adapts it, so that it "
+                f"must be one number to start from, got a schedule of kind "
+                f"{self.sigma.kind!r}: leave out one of the two"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@
 others; what they keep between steps is theirs, in `State.opt_state`.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,9 +18,11 @@ from eggroll.config.coercion import unknown
 from eggroll.config.schema import Config
 from eggroll.errors import UserError
 from eggroll.evolution import shaping
+from eggroll.evolution.adaptation import Adaptation, Adapted
 from eggroll.evolution.estimate import narrowed
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.leaves import filled
+from eggroll.evolution.strategy import EvolutionStrategy
 from eggroll.evolution.validation import one_per_member
 from eggroll.task.protocol import Task, rows
 from eggroll.training import diagnostics, instantiate
@@ -57,12 +60,20 @@ class Evolution(NamedTuple):
         ask: `(state, data) -> (results, generation)`: `task.evaluate` of all members,
             its results stacked. Asked again at the same step, the members are the same.
         learn: `(state, generation, fitness, carry, aux) -> (state, metrics)`; fitness
-            that is no array of JAX is shaped in float64, outside.
+            that is no array of JAX is shaped in float64, outside. `centre`, the fitness
+            of the parameters themselves, may follow, for a sigma that adapts.
     """
 
     init: Callable[[PyTree], PyTree]
-    ask: Callable[[State, PyTree], tuple[tuple, Generation]]
+    ask: Callable[..., tuple[tuple, Generation]]
     learn: Callable[..., tuple[State, Metrics]]
+
+
+class Adapting(NamedTuple):
+    """What is kept between steps, as `State.opt_state`, where sigma adapts."""
+
+    optimizer: PyTree
+    sigma: Adapted
 
 
 def find(task: Task, config: Config) -> Algorithm:
@@ -70,6 +81,11 @@ def find(task: Task, config: Config) -> Algorithm:
     known = {**ALGORITHMS, **task.algorithms}
     if config.algorithm not in known:
         raise unknown("algorithm", config.algorithm, known)
+    if config.strategy.sigma_adaptation and config.algorithm not in ADAPTING:
+        raise UserError(
+            f"strategy.sigma_adaptation: {config.algorithm!r} has no sigma that could "
+            f"adapt; there is {' and '.join(ADAPTING)}"
+        )
     return known[config.algorithm](task, config)
 
 
@@ -116,15 +132,25 @@ def backprop(task: Task, config: Config) -> Algorithm:
 
 def evolution(task: Task, config: Config, *, rank: int | None) -> Evolution:
     """The halves of a step, with perturbations of a rank or (None) of full rank."""
+    rule = instantiate.adaptation(config.strategy)
+    halves = _halves(task, config, rank=rank)
+    return halves if rule is None else _adapting(rule, halves)
+
+
+def _halves(task: Task, config: Config, *, rank: int | None) -> Evolution:
+    """The halves of a step; `ask` takes a sigma where that is not the strategy's."""
     strategy = instantiate.strategy(config, rank=rank)
     optimizer = instantiate.optimizer(config)
+    adapts = config.strategy.sigma_adaptation is not None
+
+    def with_sigma(sigma: Any) -> EvolutionStrategy:
+        return dataclasses.replace(strategy, sigma=sigma) if adapts else strategy
 
     def member(params, data, carry, *, key):
         return task.evaluate(params, data, carry, key)
 
-    evaluate = strategy.ask(member, in_axes=(task.data_axes, 0))
-
-    def ask(state: State, data: PyTree) -> tuple[tuple, Generation]:
+    def ask(state: State, data: PyTree, sigma: Any = None) -> tuple[tuple, Generation]:
+        evaluate = with_sigma(sigma).ask(member, in_axes=(task.data_axes, 0))
         noise = key_for(state.key, Purpose.NOISE)  # the strategy folds in the step
         return evaluate(state.params, noise, data, state.carry, step=state.step)
 
@@ -134,6 +160,7 @@ def evolution(task: Task, config: Config, *, rank: int | None) -> Evolution:
         fitness: Num[Any, " population"],
         carry: PyTree,
         aux: dict[str, Any],
+        centre: Any = None,
     ) -> tuple[State, Metrics]:
         weights = strategy.weigh(fitness)
         if not isinstance(fitness, jax.Array):
@@ -149,7 +176,10 @@ def evolution(task: Task, config: Config, *, rank: int | None) -> Evolution:
         carry: PyTree,
         aux: dict[str, Any],
     ) -> tuple[State, Metrics]:
-        grads = filled(strategy.combine(generation, weights), state.params)
+        combine = lambda weights: filled(
+            with_sigma(generation.sigma).combine(generation, weights), state.params
+        )
+        grads = combine(weights)
         metrics = diagnostics.of_population(fitness, aux)
         counted = shaping.counted(
             strategy.shaping, fitness, antithetic=strategy.antithetic
@@ -157,10 +187,10 @@ def evolution(task: Task, config: Config, *, rank: int | None) -> Evolution:
         metrics |= diagnostics.of_weights(weights, counted)
         if config.diagnose_every:
             is_half = jnp.arange(fitness.shape[0]) // 2 % 2 == 0  # pairs stay together
-            half = lambda: strategy.combine(generation, jnp.where(is_half, weights, 0))
+            half = lambda: combine(jnp.where(is_half, weights, 0))
             metrics["gradient/agreement"] = jax.lax.cond(
                 state.step % config.diagnose_every == 0,
-                lambda: diagnostics.agreement(grads, filled(half(), state.params)),
+                lambda: diagnostics.agreement(grads, half()),
                 lambda: jnp.float32(jnp.nan),  # not measured: left out of the log
             )
         return _update(task, optimizer, state, grads, carry, aux, metrics)
@@ -168,19 +198,58 @@ def evolution(task: Task, config: Config, *, rank: int | None) -> Evolution:
     return Evolution(optimizer.init, ask, learn)
 
 
+def _adapting(rule: Adaptation, halves: Evolution) -> Evolution:
+    """The halves of a step with the sigma of the state, which `learn` adapts."""
+
+    def init(params: PyTree) -> Adapting:
+        return Adapting(halves.init(params), rule.init())
+
+    @jax.jit  # so that the generation tells of a traced sigma, as `learn` has it
+    def ask(state: State, data: PyTree) -> tuple[tuple, Generation]:
+        return halves.ask(state, data, state.opt_state.sigma.sigma)
+
+    def learn(
+        state: State,
+        generation: Generation,
+        fitness: Num[Any, " population"],
+        carry: PyTree,
+        aux: dict[str, Any],
+        centre: Any = None,
+    ) -> tuple[State, Metrics]:
+        kept: Adapting = state.opt_state
+        adapted, _ = rule.update(kept.sigma, fitness, centre=centre)
+        state = state._replace(opt_state=kept.optimizer)
+        new, metrics = halves.learn(state, generation, fitness, carry, aux)
+        new = new._replace(opt_state=Adapting(new.opt_state, adapted))
+        return new, metrics | {"sigma": kept.sigma.sigma}
+
+    return Evolution(init, ask, learn)
+
+
 def _evolution(task: Task, config: Config, *, rank: int | None) -> Algorithm:
     init, ask, learn = evolution(task, config, rank=rank)
+    rule = instantiate.adaptation(config.strategy)
+    is_shared = not jax.tree.leaves(task.data_axes)
+    has_centre = rule is not None and rule.uses_centre and is_shared
 
     @jax.jit
     def step(state: State, data: PyTree) -> tuple[State, Metrics]:
         (fitness, carry, aux), generation = ask(state, data)
-        return learn(state, generation, fitness, carry, aux)
+        centre = _centre(task, state, data) if has_centre else None
+        return learn(state, generation, fitness, carry, aux, centre)
 
     members = config.strategy.population
     if task.score is None:
         return Algorithm(init, step, members, trial=step)
     scored = _scored_on_host(task, jax.jit(ask), learn)
     return Algorithm(init, scored, members, trial=ask)
+
+
+def _centre(task: Task, state: State, data: PyTree) -> Float[Array, ""]:
+    """The fitness of the unperturbed parameters, on the data that all members read."""
+    carry = jax.tree.map(lambda x: x[0], state.carry)
+    key = key_for(state.key, Purpose.CENTRE, state.step)
+    return task.evaluate(state.params, data, carry, key)[0]
 
 
 def _scored_on_host(task: Task, ask: Callable, learn: Callable) -> Callable:
@@ -222,3 +291,4 @@ ALGORITHMS: dict[str, Callable[[Task, Config], Algorithm]] = {
     "openes": full_rank,
     "backprop": backprop,
 }
+ADAPTING = ("eggroll", "openes")

@@ -14,9 +14,9 @@ from jaxtyping import PyTree
 
 from eggroll.config import lookup
 from eggroll.config.coercion import unknown
-from eggroll.config.schema import Choice, Config, Schedule
+from eggroll.config.schema import Choice, Config, Schedule, StrategyConfig
 from eggroll.errors import UserError
-from eggroll.evolution import shaping as shapings
+from eggroll.evolution import adaptation as adaptations, shaping as shapings
 from eggroll.evolution.master_weights import with_master_weights
 from eggroll.evolution.sharding import population_mesh
 from eggroll.evolution.strategy import EvolutionStrategy
@@ -114,6 +114,29 @@ def shaping(choice: Choice) -> shapings.Shaping:
         return functools.partial(function, **choice.options)
     with blaming("strategy.shaping"):
         return function(**choice.options)
+
+
+def adaptation(setting: StrategyConfig) -> adaptations.Adaptation | None:
+    """The rule by which sigma adapts, made by a function of `eggroll.adaptation`.
+
+    Raises:
+        UserError: there is no such rule, or not for this strategy.
+    """
+    choice, where = setting.sigma_adaptation, "strategy.sigma_adaptation"
+    if choice is None:
+        return None
+    function = lookup.locate_function(adaptations, "rule for sigma", choice.name)
+    if "sigma" in choice.options:
+        raise UserError(f"{where}.sigma: it starts from strategy.sigma, set that")
+    lookup.check_options(where, function, choice.options)
+    with blaming(where):
+        rule = function(setting.sigma.start, **choice.options)
+    if rule.needs_pairs and not setting.antithetic:
+        raise UserError(
+            f"{where}: {choice.name!r} compares antithetic pairs: set "
+            "strategy.antithetic to true, or choose another rule"
+        )
+    return rule
 
 
 def rules(choices: Mapping[str, Choice]) -> dict[str, Rule]:

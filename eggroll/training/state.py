@@ -41,6 +41,7 @@ class Purpose(enum.IntEnum):
     VALIDATE = 3
     CONFIRM = 4
     EVALUATE = 5
+    CENTRE = 6
 
 
 def key_for(
