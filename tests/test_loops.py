@@ -138,7 +138,7 @@ def test_the_estimate_is_of_the_gradient_by_backprop(name, rank):
         check_against_backprop(name, rank)
 
 
-# --- Rates
+# --- Rates, and the page that says all this
 
 
 def descend(**settings):
@@ -171,3 +171,9 @@ def test_the_length_of_a_z_scored_gradient_tells_nothing_of_the_loss():
     assert ratio > 2
     expected = (1 + (40 - 1) / 32) ** 0.5 / 0.01
     assert abs(norms.mean() / expected - 1) < 0.05
+
+
+def test_the_page_shows_the_loops_as_they_are():
+    page = (loops.ROOT / "docs" / "porting.md").read_text(encoding="utf-8")
+    assert loops.table() in page, loops.table()
+    assert len(loops.NAMES) >= 20

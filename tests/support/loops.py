@@ -81,3 +81,16 @@ def objective(name: str, *, port: bool) -> np.ndarray:
     """What a loop's training gives, from the first step to the last."""
     with jax.enable_x64(bool(setting(name, "X64"))):
         return np.asarray([float(x) for x in execute(name, port=port).train()])
+
+
+def table() -> str:
+    """The loops of the documentation, one a row."""
+    rows = ["| loop | lines changed | as published | evolved |", "|---|---|---|---|"]
+    for name in NAMES:
+        title = source(name).partition("\n")[0].strip('".')
+        before, after = (
+            "<br>".join(f"`{line}`" for line in side)
+            for side in zip(*changes(name), strict=True)
+        )
+        rows.append(f"| {title} | {len(changes(name))} | {before} | {after} |")
+    return "\n".join(rows) + "\n"
