@@ -92,8 +92,15 @@ def without_state(function: Callable[..., tuple[Any, PyTree]]) -> Callable[..., 
     return result
 
 
-def check_key(key: Any) -> None:
+def check_key(
+    key: Any, *, position: str = "second", call: str = "(params, key, *args)"
+) -> None:
     """Refuses what is no random key.
+
+    Args:
+        key: what was given for it.
+        position: where it has to stand, in words.
+        call: how, as a call.
 
     Raises:
         TypeError: if it is none; several of them, too.
@@ -105,9 +112,9 @@ def check_key(key: Any) -> None:
         is_key = dtype == np.uint32 and np.ndim(key) == 1
     if not is_key:
         raise TypeError(
-            f"the second argument must be a random key, such as jax.random.key(0), got "
-            f"{_describe(key)}: call it as (params, key, *args), where "
-            f"(params, *args) are the function's own arguments"
+            f"the {position} argument must be a random key, such as jax.random.key(0), "
+            f"got {_describe(key)}: call it as {call}, where (params, *args) are the "
+            f"function's own arguments"
         )
 
 

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jaxtyping import Bool, Num, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Num, PRNGKeyArray, PyTree
 
 from eggroll.evolution import calls, objective as objectives
+from eggroll.evolution.calls import Call
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.objective import Objective, Value
 from eggroll.evolution.population import Population
+from eggroll.evolution.tracing import Trace
 from eggroll.evolution.validation import one_per_member
 
 
@@ -120,6 +122,29 @@ class GradientEstimator(Population):
 
         return objective.named(run)
 
+    def scores(
+        self,
+        objective: Objective,
+        key: PRNGKeyArray,
+        args: tuple,
+        kwargs: dict[str, Any],
+    ) -> tuple[Num[Array, " population"], Generation]:
+        """Evaluates an objective on every member, as `value_and_grad` does.
+
+        For loops of the library that want more than a gradient.
+
+        Args:
+            objective: a loss or a fitness.
+            key: of the noise.
+            args: of the objective's function, by position.
+            kwargs: those by name, and `step`.
+
+        Returns:
+            The fitness of the members (of a loss: minus that), and their generation.
+        """
+        *_, generation, members = self._asked(objective, key, args, kwargs)
+        return objective.to_maximise(members[0]), generation
+
     def _learn(
         self,
         objective: Objective,
@@ -128,6 +153,35 @@ class GradientEstimator(Population):
         kwargs: dict[str, Any],
     ) -> tuple[Any, PyTree, PyTree]:
         """Returns value, aux and gradient of an objective, called with these."""
+        call, traced, generation, members = self._asked(objective, key, args, kwargs)
+        kind = objective.value_of(traced)
+        with jax.debug_nans(False):
+            grads = self.gradient(generation, objective.to_maximise(members[0]))
+        if kind == "unperturbed":
+            results = self._unperturbed(traced, generation)
+        elif kind == "first":
+            results = objectives.first(members)
+        else:
+            results = objectives.mean(members, self._counted(members[0]))
+        value, (aux, state) = traced.results.arranged(results)
+        call.write_back(state)
+        if kind == "members":
+            value, (aux, _) = traced.results.arranged(members)
+        return value, aux, grads
+
+    def _asked(
+        self,
+        objective: Objective,
+        key: PRNGKeyArray,
+        args: tuple,
+        kwargs: dict[str, Any],
+    ) -> tuple[Call, Trace, Generation, list[Array]]:
+        """Evaluates an objective on every member, with what of it a caller sees.
+
+        Returns:
+            How it was called and traced; the generation; the results of the members, of
+            which the first is the number, and the only one if no more is wanted.
+        """
         step = kwargs.pop("step", None)
         calls.check_key(key)
         call = calls.opened(
@@ -143,25 +197,12 @@ class GradientEstimator(Population):
         number = traced.first()
         is_loss = objective.is_loss
         generation = self._generation(number, call.params, source, is_loss=is_loss)
-        kind = objective.value_of(traced)
+        one = number if objective.value_of(traced) == "unperturbed" else traced
         # Members may fail: that is counted, not an error where NaNs are.
         with jax.debug_nans(False):
-            one = number if kind == "unperturbed" else traced
             members = self._evaluate(one, generation)
             raw = one_per_member(members[0], self.population, "fitness")
-            grads = self.gradient(generation, objective.to_maximise(raw))
-            members = [raw, *members[1:]]
-        if kind == "unperturbed":
-            results = self._unperturbed(traced, generation)
-        elif kind == "first":
-            results = objectives.first(members)
-        else:
-            results = objectives.mean(members, self._counted(raw))
-        value, (aux, state) = traced.results.arranged(results)
-        call.write_back(state)
-        if kind == "members":
-            value, (aux, _) = traced.results.arranged(members)
-        return value, aux, grads
+        return call, traced, generation, [raw, *members[1:]]
 
 
 def _objective(

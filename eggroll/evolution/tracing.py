@@ -142,7 +142,7 @@ def _a_key(axes: Iterable[str]) -> Any:
 
 
 def _jaxpr(flat: Callable, arguments: list[Any]) -> ClosedJaxpr:
-    with _explaining():
+    with explaining():
         jaxpr, _ = jaxprs.trace(flat, *arguments)
     if jaxprs.has_ordered_effects(jaxpr):
         raise ValueError(
@@ -163,7 +163,7 @@ def _taken_apart(result: PyTree) -> tuple[list[Any], Results]:
 
 
 @contextlib.contextmanager
-def _explaining() -> Iterator[None]:
+def explaining() -> Iterator[None]:
     """Adds a sentence to JAX's own errors about functions that cannot be traced."""
     try:
         yield
