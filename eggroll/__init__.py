@@ -13,6 +13,7 @@ from eggroll.evolution.generation import Generation
 from eggroll.evolution.learning_rates import sgd_learning_rate
 from eggroll.evolution.leaves import filled, trainable
 from eggroll.evolution.master_weights import with_master_weights
+from eggroll.evolution.minimise import minimise
 from eggroll.evolution.report import Coverage, coverage
 from eggroll.evolution.sharding import population_mesh
 from eggroll.evolution.strategy import EvolutionStrategy
@@ -49,6 +50,7 @@ __all__ = [
     "inverse_time",
     "low_rank",
     "memoryless",
+    "minimise",
     "perturbed",
     "population_mesh",
     "sgd_learning_rate",
