@@ -51,7 +51,7 @@ def opened(
         )
 
     @functools.wraps(fn, updated=())
-    def function(params: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, None]:
+    def function(params: PyTree, /, *args: Any, **kwargs: Any) -> tuple[Any, None]:
         return fn(params, *args, **kwargs), None
 
     return Opened(function, params, args, kwargs, lambda state: None, lambda same: same)

@@ -42,7 +42,7 @@ def opened(
         return eqx.combine(params, rest)
 
     @functools.wraps(fn, updated=())
-    def function(params: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, None]:
+    def function(params: PyTree, /, *args: Any, **kwargs: Any) -> tuple[Any, None]:
         return fn(close(params), *args, **kwargs), None
 
     return Opened(function, learns, args, kwargs, lambda state: None, close)

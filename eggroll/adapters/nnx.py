@@ -95,7 +95,7 @@ def opened(
             return values, context.index_ref
 
     @functools.wraps(fn, updated=())
-    def function(params: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, PyTree]:
+    def function(params: PyTree, /, *args: Any, **kwargs: Any) -> tuple[Any, PyTree]:
         known = {name: kwargs.pop(name) for name in opened_kwargs}
         rest = tree.flatten_up_to((opened_params, args, known))[n:]
         values, index = merged(params, rest)

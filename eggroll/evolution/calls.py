@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import operator
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -61,8 +62,8 @@ def opened(
         ValueError: if `argnums` names an argument that there is not.
     """
     n = len(args)
-    if step is not None and takes_open(fn, "step", n, kwargs):
-        kwargs = {**kwargs, "step": step}
+    if takes_open(fn, "step", n, kwargs, required=step is None):
+        kwargs = {**kwargs, "step": 0 if step is None else step}
     has_key = takes_open(fn, "key", n, kwargs)
     _check_call(fn, args, {**kwargs, "key": None} if has_key else kwargs)
     argnums, filters = adapters.positions(argnums)
@@ -105,11 +106,11 @@ def check_key(
     Raises:
         TypeError: if it is none; several of them, too.
     """
-    dtype = getattr(key, "dtype", None)
-    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    is_key, is_array = False, isinstance(key, jax.Array | np.ndarray)
+    if is_array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         is_key = key.shape == ()
-    else:
-        is_key = dtype == np.uint32 and np.ndim(key) == 1
+    elif is_array and key.dtype == np.uint32:
+        is_key = key.shape == jax.eval_shape(jax.random.PRNGKey, 0).shape
     if not is_key:
         raise TypeError(
             f"the {position} argument must be a random key, such as jax.random.key(0), "
@@ -135,31 +136,35 @@ def _check_call(fn: Callable, args: tuple, kwargs: dict[str, Any]) -> None:
 
 
 def _selected(
-    args: tuple, argnums: int | tuple[int, ...]
+    args: tuple, argnums: Any
 ) -> tuple[PyTree, tuple, Callable[[PyTree, tuple], tuple]]:
     """Returns the arguments that evolve, the others, and how to put them together."""
-    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    n = len(args)
-    if not numbers or any(not -n <= i < n for i in numbers):
+    is_one, n = hasattr(argnums, "__index__"), len(args)
+    given = (argnums,) if is_one else argnums
+    is_known = isinstance(given, tuple | list) and all(
+        hasattr(i, "__index__") and -n <= i < n for i in given
+    )
+    numbers = tuple(operator.index(i) % n for i in given) if is_known else ()
+    if not numbers or len({*numbers}) < len(numbers):
         raise ValueError(
-            f"argnums must name arguments of the function by number, the key not "
-            f"counted: got {argnums!r} and {n} arguments"
+            f"argnums must name arguments of the function by number, each once, the "
+            f"key not counted: got {argnums!r} and {n} arguments"
         )
-    numbers = tuple(i % n for i in numbers)
     others = [i for i in range(n) if i not in numbers]
     chosen = tuple(args[i] for i in numbers)
 
     def put(params: PyTree, rest: tuple) -> tuple:
-        chosen = (params,) if isinstance(argnums, int) else params
+        chosen = (params,) if is_one else params
         order = [*numbers, *others]
-        return tuple(x for _, x in sorted(zip(order, [*chosen, *rest], strict=True)))
+        by_number = dict(zip(order, [*chosen, *rest], strict=True))
+        return tuple(by_number[i] for i in range(n))
 
-    params = chosen[0] if isinstance(argnums, int) else chosen
+    params = chosen[0] if is_one else chosen
     return params, tuple(args[i] for i in others), put
 
 
 def _called(
-    fn: Callable, put: Callable, params: PyTree, *rest: Any, **kwargs: Any
+    fn: Callable, put: Callable, params: PyTree, /, *rest: Any, **kwargs: Any
 ) -> Any:
     return fn(*put(params, rest), **kwargs)
 
@@ -170,6 +175,8 @@ def _number_as_array(x: Any) -> Any:
 
 
 def _describe(x: Any) -> str:
+    if type(x).__name__ == "Rngs":  # which has any attribute, and is a function
+        return "an nnx.Rngs (give a key of it, rngs())"
     if hasattr(x, "shape") and hasattr(x, "dtype"):
         return f"{x.dtype}{list(x.shape)}"
     return (

@@ -5,10 +5,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 from jaxtyping import Array, Bool, Num, PRNGKeyArray, PyTree
 
-from eggroll.evolution import calls, objective as objectives
+from eggroll.evolution import calls, notices, objective as objectives
 from eggroll.evolution.calls import Call
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.objective import Objective, Value
@@ -94,14 +93,22 @@ class GradientEstimator(Population):
         loss: Callable | None = None,
         *,
         fitness: Callable | None = None,
-        **how: Any,
+        argnums: Any = 0,
+        has_aux: bool = False,
+        in_axes: Any = None,
+        value: Value | None = None,
+        wrt: Any = None,
     ) -> Callable[..., Any]:
         """Stands where `jax.grad` stood: `value_and_grad` without the value.
 
         Args:
             loss: as in `value_and_grad`.
             fitness: as in `value_and_grad`.
-            how: the other arguments of `value_and_grad`.
+            argnums: as in `value_and_grad`.
+            has_aux: as in `value_and_grad`.
+            in_axes: as in `value_and_grad`.
+            value: whose aux to return, as in `value_and_grad`.
+            wrt: as in `value_and_grad`.
 
         Returns:
             `run(params, key, *args, step=0, **kwargs) -> grads`, or with `has_aux`
@@ -111,6 +118,9 @@ class GradientEstimator(Population):
             TypeError: as `value_and_grad`.
             ValueError: as `value_and_grad`.
         """
+        how: dict[str, Any] = dict(
+            argnums=argnums, has_aux=has_aux, in_axes=in_axes, value=value, wrt=wrt
+        )
         if loss is None and fitness is None:
             return functools.partial(self.grad, **how)
         objective = _objective(loss, fitness, how)
@@ -155,14 +165,14 @@ class GradientEstimator(Population):
         """Returns value, aux and gradient of an objective, called with these."""
         call, traced, generation, members = self._asked(objective, key, args, kwargs)
         kind = objective.value_of(traced)
-        with jax.debug_nans(False):
+        with notices.failures_allowed():
             grads = self.gradient(generation, objective.to_maximise(members[0]))
+            if kind == "first":
+                results = objectives.first(members)
+            elif kind != "unperturbed":
+                results = objectives.mean(members, self._counted(members[0]))
         if kind == "unperturbed":
             results = self._unperturbed(traced, generation)
-        elif kind == "first":
-            results = objectives.first(members)
-        else:
-            results = objectives.mean(members, self._counted(members[0]))
         value, (aux, state) = traced.results.arranged(results)
         call.write_back(state)
         if kind == "members":
@@ -198,8 +208,7 @@ class GradientEstimator(Population):
         is_loss = objective.is_loss
         generation = self._generation(number, call.params, source, is_loss=is_loss)
         one = number if objective.value_of(traced) == "unperturbed" else traced
-        # Members may fail: that is counted, not an error where NaNs are.
-        with jax.debug_nans(False):
+        with notices.failures_allowed():
             members = self._evaluate(one, generation)
             raw = one_per_member(members[0], self.population, "fitness")
         return call, traced, generation, [raw, *members[1:]]

@@ -3,6 +3,7 @@
 A gradient has the structure and the types of the parameters. Leaves that are no
 floating-point arrays (whole numbers, functions) have none: None stands there, as with
 Equinox. Floating-point leaves that do not evolve (frozen, or unused) have zeros.
+Complex ones have to be frozen.
 """
 
 from collections.abc import Mapping

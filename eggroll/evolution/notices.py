@@ -1,10 +1,19 @@
 """Warnings about values, which inside `jax.jit` are known only when it runs."""
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 
 import jax
 from jax.core import Tracer
 from jaxtyping import Array, Bool
+
+
+@contextlib.contextmanager
+def failures_allowed() -> Iterator[None]:
+    """Members may fail: that is counted, and no error where NaN or infinity is one."""
+    with jax.debug_nans(False), jax.debug_infs(False):
+        yield
 
 
 def warn_if(condition: Bool[Array, ""], message: str) -> None:

@@ -4,6 +4,13 @@ import dataclasses
 from typing import Any
 
 import jax
+from jax.core import Tracer
+
+
+def plain_number(x: Any) -> Any:
+    """A number of Python for an array of one that is known: arrays have no hash."""
+    is_known = isinstance(x, jax.Array) and not isinstance(x, Tracer)
+    return float(x) if is_known and not x.ndim else x
 
 
 def register(strategy: type) -> None:
@@ -22,7 +29,7 @@ def register(strategy: type) -> None:
         # Not by the constructor: JAX puts anything where numbers were.
         self = object.__new__(strategy)
         for name, value in (*fields, *zip(("sigma",), numbers, strict=False)):
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, plain_number(value))
         return self
 
     jax.tree_util.register_pytree_node(strategy, flatten, unflatten)

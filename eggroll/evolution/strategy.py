@@ -19,10 +19,12 @@ from eggroll.evolution import estimate, notices, shaping as shapings
 from eggroll.evolution.distributions import Noise, unit_scale
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.gradient_estimator import GradientEstimator
+from eggroll.evolution.pytrees import plain_number
 from eggroll.evolution.tracing import Trace
 from eggroll.evolution.validation import (
     check_settings,
     check_sigma,
+    checked_dtype,
     is_traced,
     one_per_member,
 )
@@ -80,10 +82,10 @@ class EvolutionStrategy(GradientEstimator):
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if isinstance(self.sigma, jax.Array) and not is_traced(self.sigma):
-            object.__setattr__(self, "sigma", float(self.sigma))  # arrays have no hash
+        object.__setattr__(self, "sigma", plain_number(self.sigma))
         if self.gradient_dtype is not None:
-            object.__setattr__(self, "gradient_dtype", np.dtype(self.gradient_dtype))
+            dtype = checked_dtype(self.gradient_dtype)
+            object.__setattr__(self, "gradient_dtype", dtype)
         super().__post_init__()
 
     def gradient(
@@ -148,7 +150,7 @@ class EvolutionStrategy(GradientEstimator):
         sigma = generation.sigma
         assert sigma is not None  # as it would be for integers
         is_sound = (sigma > 0) & jnp.isfinite(sigma)
-        if callable(self.sigma):  # else it has been checked
+        if callable(self.sigma) or is_traced(self.sigma):  # else it has been checked
             notices.warn_if(
                 ~is_sound,
                 "sigma is zero, negative or not finite at this step: its gradient is "
@@ -184,7 +186,8 @@ class EvolutionStrategy(GradientEstimator):
         if callable(self.sigma):
             sigma: Any = "a schedule"  # what it gave is in the generation
         else:
-            sigma = "traced" if is_traced(self.sigma) else float(self.sigma)
+            traced = is_traced(self.sigma)
+            sigma = "traced" if traced else float(np.float32(self.sigma))
         own = ("noise", self.noise), ("antithetic", self.antithetic), ("sigma", sigma)
         return (*super()._noise_settings, *own)
 

@@ -16,6 +16,9 @@ from eggroll.perturbation import jaxprs
 from eggroll.perturbation.layout import is_array
 
 
+_NO_DEFAULT = inspect.Parameter.empty
+
+
 class Results(NamedTuple):
     """How the results of a trace become what the function returned.
 
@@ -182,7 +185,12 @@ def explaining() -> Iterator[None]:
 
 
 def takes_open(
-    fn: Callable, name: str, n_args: int, kwargs: Iterable[str] = ()
+    fn: Callable,
+    name: str,
+    n_args: int,
+    kwargs: Iterable[str] = (),
+    *,
+    required: bool = False,
 ) -> bool:
     """Whether a function has a parameter of a name that nothing was given for.
 
@@ -191,13 +199,15 @@ def takes_open(
         name: of the parameter.
         n_args: how many arguments it is given by position.
         kwargs: the names of those it is given by name.
+        required: only if it has no default.
     """
     try:
         parameters = inspect.signature(fn).parameters
         given = inspect.signature(fn).bind_partial(*range(n_args)).arguments
     except (TypeError, ValueError):
         return False
-    return name in {*parameters} - {*given} - {*kwargs} - _bound(fn)
+    is_open = name in {*parameters} - {*given} - {*kwargs} - _bound(fn)
+    return is_open and not (required and parameters[name].default is not _NO_DEFAULT)
 
 
 def _bound(fn: Callable) -> set[str]:

@@ -104,6 +104,24 @@ def check_sigma(sigma: Any, step: Any = None) -> None:
         raise ValueError(f"sigma must be positive and finite, got {sigma}{where}")
 
 
+def checked_dtype(dtype: Any) -> np.dtype:
+    """Returns the type of gradients.
+
+    Raises:
+        ValueError: if it is none of floating-point numbers.
+    """
+    try:
+        known = np.dtype(dtype)
+    except TypeError:
+        known = None
+    if known is None or not jnp.issubdtype(known, jnp.floating):
+        raise ValueError(
+            f"gradient_dtype must be a floating-point type, such as 'float32', got "
+            f"{dtype!r}"
+        )
+    return known
+
+
 def checked_step(step: Any) -> Any:
     """Returns the number of a generation, 0 for None.
 

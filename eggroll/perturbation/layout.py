@@ -138,11 +138,14 @@ def make_plan(
     )
     if all(x is None or x.is_frozen for x in plan):
         _refuse_idle(plan)
-        kinds = {str(jnp.result_type(x)) for _, x in named if is_array(x)} or "none"
+        kinds = {
+            str(jnp.result_type(x)) if is_array(x) else type(x).__name__
+            for _, x in named
+        }
         raise ValueError(
             f"nothing to evolve: expected at least one floating-point leaf that is not "
-            f"frozen, got {len(named)} leaves of types {kinds}; check the parameters "
-            f"and the rules"
+            f"frozen, got {len(named)} leaves of types {', '.join(kinds) or 'none'}; "
+            f"check the parameters and the rules"
         )
     return plan
 
@@ -209,7 +212,9 @@ def named_leaves(params: Any) -> list[tuple[str, Any]]:
 
 def is_array(x: Any) -> bool:
     """Whether a leaf is an array of numbers (no function, string or random key)."""
-    return isinstance(x, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)) and not (
+    if not isinstance(x, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)):
+        return False
+    return x.dtype != jax.dtypes.float0 and not (
         jnp.issubdtype(x.dtype, jax.dtypes.extended)
     )
 
@@ -230,6 +235,12 @@ def _layout(
     shape = tuple(leaf.shape)
     named = (path, shape, str(jax.dtypes.canonicalize_dtype(leaf.dtype)))
     chosen = default if rule is None else rule
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating) and rule is not frozen:
+        raise ValueError(
+            f"{path} is {leaf.dtype}, and complex numbers are not evolved: keep real "
+            f"and imaginary part as leaves of their own, or leave it as it is with "
+            f"rules={{{path!r}: eggroll.frozen}}"
+        )
     if not jnp.issubdtype(leaf.dtype, jnp.floating) or not leaf.size:
         return Layout(*named, frozen)
     if idle and not isinstance(chosen, Frozen):

@@ -131,11 +131,13 @@ def test_a_failed_member_is_no_error_where_nans_are():
         return jnp.log(3.2 - jnp.sum(params["b"]))
 
     run = strategy().value_and_grad(fails)
-    with jax.debug_nans(True):
+    mean = strategy().value_and_grad(fails, value="mean")
+    with jax.debug_nans(True), jax.debug_infs(True):
         for how in (run, quick.jit(run)):
             value, grads = how(PARAMS, KEY)
             close(value, np.log(0.2))
             assert np.isfinite(grads["b"]).all()
+        assert np.isfinite(mean(PARAMS, KEY)[0])
 
 
 # --- Which arguments
@@ -182,6 +184,16 @@ def test_a_function_may_have_arguments_named_as_ours():
     close(run(PARAMS, KEY, key=2.0)[0], 6)
 
 
+def test_a_function_may_have_any_names_for_its_arguments():
+    def use(fn, *, params, put):
+        return jnp.sum(fn["b"]) * params + put
+
+    value, _ = strategy().value_and_grad(use)(PARAMS, KEY, params=2.0, put=1.0)
+    close(value, 7)
+    needs_step = lambda p, *, step: jnp.sum(p["b"]) + step
+    close(strategy().value_and_grad(needs_step)(PARAMS, KEY)[0], 3)
+
+
 # --- Forms
 
 
@@ -224,7 +236,8 @@ def key_error(call):
 
 def test_a_key_forgotten_or_swapped_is_said():
     run = strategy().value_and_grad(loss)
-    for bad in (X, 0, PARAMS, jax.random.split(KEY, 2), np.ones(2)):
+    bad_keys = (X, 0, PARAMS, jax.random.split(KEY, 2), jnp.zeros(5, jnp.uint32))
+    for bad in (*bad_keys, nnx.Rngs(0)):
         key_error(lambda bad=bad: run(PARAMS, bad, X))
     key_error(lambda: run(PARAMS, X, KEY))
     key_error(lambda: strategy().ask(loss)(PARAMS, X))
@@ -243,8 +256,13 @@ def test_arguments_that_do_not_fit_are_said():
         run(PARAMS, KEY)
     with pytest.raises(TypeError, match=r"expected a function, got a dict"):
         strategy().value_and_grad(PARAMS)
-    with pytest.raises(ValueError, match=r"argnums.*got 3 and 2 arguments"):
-        strategy().grad(loss, argnums=3)(PARAMS, KEY, X)
+    for argnums in (3, (0, 0), "0", (), 1.5):
+        with pytest.raises(ValueError, match=r"argnums.*each once.*and 2 arguments"):
+            strategy().grad(loss, argnums=argnums)(PARAMS, KEY, X)
+    with pytest.raises(ValueError, match=r"gradient_dtype must be a floating.*int"):
+        strategy(gradient_dtype=int)
+    with pytest.raises(ValueError, match=r"w is complex64.*frozen"):
+        strategy().grad(lambda p: jnp.abs(p["w"]))({"w": jnp.ones((), complex)}, KEY)
     with pytest.raises(ValueError, match=r"value must be one of.*got 'best'"):
         strategy().value_and_grad(loss, value="best")
     for step in (2**31, -1, 1.5, jnp.ones(2, int)):
@@ -300,6 +318,10 @@ def test_a_generation_of_a_traced_strategy_is_that_of_the_same_values():
     es = strategy()
     scores, generation = jax.jit(lambda es: es.ask(loss)(PARAMS, KEY, X))(es)
     close(es.gradient(generation, -scores), value_and_grad(PARAMS, KEY, X)[1])
+    back = jax.jit(lambda es: es)(es)  # its sigma rounded to float32
+    assert isinstance(hash(back), int)
+    generation = back.ask(loss)(PARAMS, KEY, X)[1]
+    close(es.gradient(generation, -scores), back.gradient(generation, -scores))
 
 
 @pytest.mark.parametrize("sigma", ["0.1", None, [0.1], np.ones(2)])
