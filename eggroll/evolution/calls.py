@@ -1,7 +1,6 @@
 """How a user's function is called: which arguments evolve, and with which key."""
 
 import functools
-import inspect
 import operator
 import warnings
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from eggroll import adapters
-from eggroll.evolution.tracing import takes_open
+from eggroll.evolution.signatures import signature_of, takes_open
 
 
 class Call(NamedTuple):
@@ -120,9 +119,8 @@ def check_key(
 
 
 def _check_call(fn: Callable, args: tuple, kwargs: dict[str, Any]) -> None:
-    try:
-        signature = inspect.signature(fn)
-    except (TypeError, ValueError):
+    signature = signature_of(fn)
+    if signature is None:
         return
     try:
         signature.bind(*args, **kwargs)
@@ -130,8 +128,8 @@ def _check_call(fn: Callable, args: tuple, kwargs: dict[str, Any]) -> None:
         name = getattr(fn, "__name__", "the function")
         raise TypeError(
             f"{name}{signature} cannot be called with these {len(args)} arguments by "
-            f"position: {error}. The key of the perturbations stands second and is not "
-            f"one of them: call it as (params, key, *args)"
+            f"position: {error}. Call it as (params, key, *args): the key of the "
+            f"perturbations stands second and is not one of them"
         ) from error
 
 
@@ -179,8 +177,6 @@ def _describe(x: Any) -> str:
         return "an nnx.Rngs (give a key of it, rngs())"
     if hasattr(x, "shape") and hasattr(x, "dtype"):
         return f"{x.dtype}{list(x.shape)}"
-    return (
-        f"{type(x).__name__} {x!r}"
-        if isinstance(x, int | float | str)
-        else (f"a {type(x).__name__}")
-    )
+    if isinstance(x, int | float | str):
+        return f"{type(x).__name__} {x!r}"
+    return f"a {type(x).__name__}"

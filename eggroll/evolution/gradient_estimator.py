@@ -56,8 +56,9 @@ class GradientEstimator(Population):
                 at the parameters themselves, as from JAX; the default, unless members
                 have data of their own (`in_axes`). "mean": over the members that did
                 not fail; the default then. (NaN if nothing can be learnt; of aux what
-                is no float is the first member's.) "first": of the first member.
-                "members": of all, with a leading dimension.
+                is no float is the first member's; that of all is held for a while.)
+                "first": of the first member. "members": of all, with a leading
+                dimension.
             wrt: of a module of Flax NNX, the variables that evolve; None: `nnx.Param`.
 
         Returns:

@@ -51,6 +51,10 @@ def trainable(params: PyTree, rules: Mapping[str, Rule] | None = None) -> PyTree
     return jax.tree.unflatten(jax.tree.structure(params), mask)
 
 
+def _is_number(x: Any) -> bool:
+    return is_array(x) or isinstance(x, np.generic | int | float)
+
+
 def is_floating(x: Any) -> bool:
     """Whether a leaf can evolve: an array of floating-point numbers, or a float."""
     if isinstance(x, np.generic):
@@ -69,5 +73,5 @@ def filled(grads: PyTree, params: PyTree) -> PyTree:
         grads: a gradient, as from `EvolutionStrategy`.
         params: what it is the gradient of.
     """
-    fill = lambda g, p: jnp.zeros_like(p) if g is None and p is not None else g
+    fill = lambda g, p: jnp.zeros_like(p) if g is None and _is_number(p) else g
     return jax.tree.map(fill, grads, params, is_leaf=lambda x: x is None)

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Num, PyTree
 
+from eggroll.evolution import signatures
 from eggroll.evolution.calls import Call
 from eggroll.evolution.tracing import Trace
 from eggroll.evolution.validation import check_fitness
@@ -88,10 +89,12 @@ class Objective:
         return -number
 
     def named(self, run: Callable) -> Callable:
-        """Gives a function the name and the description of the objective."""
+        """Gives a function the name, description and arguments of the objective."""
         for name in ("__name__", "__qualname__", "__module__", "__doc__"):
             if (value := getattr(self.function, name, None)) is not None:
                 setattr(run, name, value)
+        if (signature := signatures.with_key(self.function)) is not None:
+            setattr(run, "__signature__", signature)  # noqa: B010
         return run
 
 

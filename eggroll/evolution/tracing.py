@@ -1,7 +1,6 @@
 """Traces a user's function, once, for one member of a population."""
 
 import contextlib
-import inspect
 import numbers
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -14,9 +13,6 @@ from jaxtyping import Array, PyTree
 
 from eggroll.perturbation import jaxprs
 from eggroll.perturbation.layout import is_array
-
-
-_NO_DEFAULT = inspect.Parameter.empty
 
 
 class Results(NamedTuple):
@@ -182,43 +178,6 @@ def explaining() -> Iterator[None]:
             "fitness"
         )
         raise
-
-
-def takes_open(
-    fn: Callable,
-    name: str,
-    n_args: int,
-    kwargs: Iterable[str] = (),
-    *,
-    required: bool = False,
-) -> bool:
-    """Whether a function has a parameter of a name that nothing was given for.
-
-    Args:
-        fn: the function.
-        name: of the parameter.
-        n_args: how many arguments it is given by position.
-        kwargs: the names of those it is given by name.
-        required: only if it has no default.
-    """
-    try:
-        parameters = inspect.signature(fn).parameters
-        given = inspect.signature(fn).bind_partial(*range(n_args)).arguments
-    except (TypeError, ValueError):
-        return False
-    is_open = name in {*parameters} - {*given} - {*kwargs} - _bound(fn)
-    return is_open and not (required and parameters[name].default is not _NO_DEFAULT)
-
-
-def _bound(fn: Callable) -> set[str]:
-    """The names of the parameters that `functools.partial` has given a value."""
-    names = set()
-    while True:
-        names |= {*getattr(fn, "keywords", {})}
-        inner = getattr(fn, "func", None) or getattr(fn, "__wrapped__", None)
-        if inner is None:
-            return names
-        fn = inner
 
 
 def _as_array(x: Any) -> Any:

@@ -91,7 +91,9 @@ def check_sigma(sigma: Any, step: Any = None) -> None:
     Raises:
         ValueError: if it is known (not traced by JAX) and wrong.
     """
-    if not _is_number(sigma) or jnp.ndim(sigma):
+    kind = jnp.result_type(sigma) if _is_number(sigma) else jnp.bool
+    is_real = jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)
+    if not is_real or jnp.ndim(sigma):
         raise ValueError(
             f"sigma must be one number, or a function from step to it, got "
             f"{sigma!r}; for several at once, jax.vmap over it"

@@ -116,14 +116,20 @@ def matches(path: str, pattern: str) -> bool:
     """Whether a glob pattern names a path; `**/x` names `x` at the top, too.
 
     A path names itself, also behind `**/`: where it has brackets, as in `w[0,0] 1x0e`,
-    they would stand for one of several characters in a pattern.
+    they would stand for one of several characters in a pattern. What Flax NNX puts
+    behind the name of a variable, `/value`, may be left out.
     """
+    variable = path.removesuffix("/value")
+    return any(_matches(name, pattern) for name in {path, variable})
+
+
+def _matches(path: str, pattern: str) -> bool:
     if path == pattern or fnmatch.fnmatchcase(path, pattern):
         return True
     if not pattern.startswith("**/"):
         return False
     rest = pattern[3:]
-    return path.endswith(f"/{rest}") or matches(path, rest)
+    return path.endswith(f"/{rest}") or _matches(path, rest)
 
 
 def _check_scale(sigma_scale: float) -> None:

@@ -1,5 +1,7 @@
 """What stands where `jax.value_and_grad` and `jax.grad` stood."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -213,6 +215,38 @@ def test_both_are_decorators():
     assert (first.__name__, first.__doc__) == ("first", "Says what it is.")
 
 
+def test_a_wrapper_with_arguments_of_its_own_is_called_by_those():
+    @functools.wraps(loss)
+    def with_batch(params):
+        return loss(params, X)
+
+    @functools.wraps(loss)
+    def passing_on(*args, **kwargs):
+        return loss(*args, **kwargs)
+
+    expected = value_and_grad(PARAMS, KEY, X)
+    close(strategy().value_and_grad(with_batch)(PARAMS, KEY), expected)
+    close(strategy().value_and_grad(passing_on)(PARAMS, KEY, X), expected)
+
+
+def test_static_arguments_are_found_by_name():
+    def use(params, x, mode="sum"):
+        return getattr(jnp, mode)(x @ params["w"])
+
+    run = strategy().value_and_grad(use)
+    run = jax.jit(run, static_argnames=("mode",))
+    close(run(PARAMS, KEY, X, "mean", step=1)[0], use(PARAMS, X, "mean"))
+    close(run(PARAMS, KEY, X, mode="mean")[0], use(PARAMS, X, "mean"))
+
+
+def test_a_gradient_is_filled_with_zeros_for_optax():
+    params = {"w": jnp.ones(3), "n": jnp.arange(2), "f": jnp.tanh, "none": None}
+    grads = strategy().grad(lambda p: jnp.sum(p["f"](p["w"])))(params, KEY)
+    filled = eggroll.filled(grads, params)
+    assert filled["n"].tolist() == [0, 0]
+    assert filled["f"] is filled["none"] is None
+
+
 def test_steps_of_short_parameters_can_be_scanned():
     params = {"w": jnp.ones((4, 3), jnp.bfloat16)}
 
@@ -324,7 +358,7 @@ def test_a_generation_of_a_traced_strategy_is_that_of_the_same_values():
     close(es.gradient(generation, -scores), back.gradient(generation, -scores))
 
 
-@pytest.mark.parametrize("sigma", ["0.1", None, [0.1], np.ones(2)])
+@pytest.mark.parametrize("sigma", ["0.1", None, [0.1], np.ones(2), 1j, True])
 def test_a_sigma_that_is_no_number_is_refused(sigma):
     with pytest.raises(ValueError, match="sigma must be one number, or a function"):
         strategy(sigma=sigma)

@@ -320,3 +320,8 @@ def test_a_scale_that_is_not_positive_is_refused(make, scale):
 def test_a_rank_below_one_is_refused(rank):
     with pytest.raises(ValueError, match="rank must be at least 1"):
         low_rank(rank)
+
+
+def test_a_pattern_may_leave_out_what_nnx_puts_behind_variables():
+    for pattern in ("**/kernel", "kernel", "*/kernel", "layers/0/kernel", "layers/*"):
+        assert matches("layers/0/kernel/value", pattern) == (pattern != "kernel")
