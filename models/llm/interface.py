@@ -87,6 +87,10 @@ class LanguageModel(Protocol):
         """Reads one more token of each row; returns as `prefill` does."""
         ...
 
+    def take(self, state: State, rows: Int[Array, " some"]) -> State:
+        """Returns the state of some rows, that they go on without the others."""
+        ...
+
     def hidden(
         self, params: Params, tokens: Int[Array, "batch length"]
     ) -> Float[Array, "batch length width"]:

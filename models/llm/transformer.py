@@ -157,6 +157,16 @@ class Transformer:
         )
         return self.head(params, self._norm(x, params["norm"])), state
 
+    def take(self, state: Cache, rows: Int[Array, " some"]) -> Cache:
+        """Returns the cache of some rows; see the interface."""
+        return Cache(
+            keys=state.keys[:, rows],
+            values=state.values[:, rows],
+            filled=state.filled[rows],
+            positions=state.positions[rows],
+            slot=state.slot,
+        )
+
     def hidden(
         self, params: Params, tokens: Int[Array, "batch length"]
     ) -> Float[Array, "batch length width"]:
