@@ -1,7 +1,9 @@
 """The configuration of a Transformer, and how it is read from Hugging Face's fields."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -216,6 +218,22 @@ def end_tokens(ids: int | list[int] | None) -> tuple[int, ...]:
     if ids is None:
         return ()
     return (ids,) if isinstance(ids, int) else tuple(ids)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} should hold an object, got {str(content)[:60]}.")
+    return content
 
 
 def _flags(config: TransformerConfig) -> dict[str, bool]:

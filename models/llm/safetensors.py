@@ -141,8 +141,8 @@ def _mapped(path: Path) -> dict[str, np.ndarray]:
         start = file.read(8)
         if start[:2] == b"PK" or start[:1] == b"\x80":
             raise ValueError(
-                f"{path} is a pickle, whatever its name: it is not read, since that can "
-                "run anything. Convert it to safetensors where you trust it."
+                f"{path} is a pickle, whatever its name, and reading it could run "
+                "anything. Convert it to safetensors where you trust it."
             )
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > min(size - 8, LONGEST_HEADER):
@@ -162,7 +162,7 @@ def _mapped(path: Path) -> dict[str, np.ndarray]:
 
 
 def _places(path: Path, text: bytes, size: int) -> Iterable[tuple[str, tuple]]:
-    """Checks a header: tensors fill the file, without holes and without overlaps."""
+    """Checks a header: the tensors fill the file, without holes or overlaps."""
     try:
         header = json.loads(text, object_pairs_hook=_unique)
         header.pop("__metadata__", None)
