@@ -11,9 +11,11 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 NEWEST := .venv-newest/bin
 NEWEST_STAMP := .venv-newest/.installed
+PARITY := .venv-parity/bin
+PARITY_STAMP := .venv-parity/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo results-control demo-language results-language test test-newest test-slow lint format types wheel clean
+.PHONY: help venv demo results-control demo-language results-language test test-newest test-slow test-parity lint format types wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -46,10 +48,18 @@ test: venv  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-slow: venv  ## run the slow tests too
-	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m ''
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not parity'
 
 test-newest: $(NEWEST_STAMP)  ## run the tests on the newest Python and JAX
 	$(NEWEST)/python -m pytest $(PYTEST_FLAGS)
+
+test-parity: $(PARITY_STAMP)  ## make golden files afresh and compare with other libraries
+	RWKV_V7_ON=1 $(PARITY)/python -m pytest -m parity tests/models/llm
+
+$(PARITY_STAMP): pyproject.toml
+	test -x $(PARITY)/python || $(PYTHON) -m venv .venv-parity
+	$(PARITY)/python -m pip install --quiet --disable-pip-version-check -e '.[cli,dev,llm]' 'torch==2.13.0' gguf peft rwkv
+	@touch $@
 
 # gymnax asks for jax < 0.12 but runs on 0.12: install it without its own requirements.
 $(NEWEST_STAMP): pyproject.toml
