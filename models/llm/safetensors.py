@@ -138,8 +138,8 @@ def _shards(path: Path) -> list[str]:
 def _mapped(path: Path) -> dict[str, np.ndarray]:
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        if start[:2] == b"PK" or start[:1] == b"\x80":
+        start, first = file.read(8), file.read(1)
+        if first != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
             raise ValueError(
                 f"{path} is a pickle, whatever its name, and reading it could run "
                 "anything. Convert it to safetensors where you trust it."
@@ -150,7 +150,7 @@ def _mapped(path: Path) -> dict[str, np.ndarray]:
                 f"{path} is no safetensors, or cut short: its header should take "
                 f"{length} of {size} bytes."
             )
-        text = file.read(length)
+        text = (first + file.read(length - 1)) if length else b""
     places = _places(path, text, size - 8 - length)
     if size == 8 + length:  # nothing that could be mapped
         return {name: np.empty(shape, dtype) for name, (dtype, shape, _) in places}
