@@ -107,27 +107,59 @@ def test_parameters_come_in_the_asked_dtype(tmp_path):
     assert "head" not in params
 
 
+def bits(raw, at, index, width=1):
+    """Some bits of bytes, counted from the lowest of the first."""
+    word = int.from_bytes(raw[at:], "little")
+    return word >> index * width & (1 << width) - 1
+
+
 def slowly(name, raw):
-    """Weights of blocks, one by one."""
+    """The weights of a block, one by one."""
     half = lambda at: struct.unpack_from("<e", raw, at)[0]
-    weights = []
-    if name == "BF16":
-        for at in range(0, len(raw), 2):
-            weights += struct.unpack("<f", b"\0\0" + raw[at : at + 2])
-    elif name in ("F16", "F32"):
-        form = {"F16": "<e", "F32": "<f"}[name]
-        weights += [one for (one,) in struct.iter_unpack(form, raw)]
-    elif name == "Q8_0":
-        for at in range(0, len(raw), 34):
-            weights += [half(at) * q for q in struct.unpack_from("32b", raw, at + 2)]
-    else:
-        size = {"Q4_0": 18, "Q4_1": 20}[name]
-        for at in range(0, len(raw), size):
-            packed = raw[at + size - 16 : at + size]
-            for q in [byte % 16 for byte in packed] + [byte // 16 for byte in packed]:
-                low = half(at + 2) if name == "Q4_1" else -8 * half(at)
-                weights.append(half(at) * q + low)
-    return np.array(weights, np.float64)
+    d, m = (half(at) if len(raw) > 3 else 0 for at in (0, 2))
+    # Of weight j in blocks of 32 and of 256: which half-byte it is.
+    of_32 = lambda at, j: bits(raw, at + j % 16, j // 16, 4)
+    of_256 = lambda at, j: bits(raw, at + j // 64 * 32 + j % 32, j // 32 % 2, 4)
+
+    def six(i, first):  # the scale (first: 0) or the minimum (4) of 32 weights
+        if i < 4:
+            return raw[4 + first + i] & 63
+        low = bits(raw, 12 + i - 4, first // 4, 4)
+        return low + 16 * (raw[4 + first + i - 4] >> 6)
+
+    def weight(j):
+        i = j // 32
+        match name:
+            case "F32":
+                return struct.unpack("<f", raw)[0]
+            case "F16":
+                return half(0)
+            case "BF16":
+                return struct.unpack("<f", b"\0\0" + raw)[0]
+            case "Q8_0":
+                return d * struct.unpack_from("b", raw, 2 + j)[0]
+            case "Q4_0":
+                return d * (of_32(2, j) - 8)
+            case "Q4_1":
+                return d * of_32(4, j) + m
+            case "Q5_0":
+                return d * (of_32(6, j) + 16 * bits(raw, 2, j) - 16)
+            case "Q5_1":
+                return d * (of_32(8, j) + 16 * bits(raw, 4, j)) + m
+            case "Q4_K":
+                return d * six(i, 0) * of_256(16, j) - m * six(i, 4)
+            case "Q5_K":
+                q = of_256(48, j) + 16 * bits(raw, 16 + j % 32, i)
+                return d * six(i, 0) * q - m * six(i, 4)
+            case "Q6_K":
+                part, k = divmod(j, 128)
+                low = bits(raw, 64 * part + k % 64, k // 64, 4)
+                high = bits(raw, 128 + 32 * part + k % 32, k // 32, 2)
+                scale = struct.unpack_from("b", raw, 192 + j // 16)[0]
+                return half(208) * scale * (low + 16 * high - 32)
+
+    weights = {"F": 1, "B": 1, "Q": 256 if name.endswith("K") else 32}[name[0]]
+    return np.array([weight(j) for j in range(weights)])
 
 
 @pytest.mark.parametrize("storage", STORAGES.values(), ids=lambda one: one.name)
@@ -135,11 +167,12 @@ def test_blocks_are_read_as_one_by_one(storage):
     draw = np.random.default_rng(0)
     raw = draw.integers(0, 256, (24, storage.layout.itemsize), np.uint8)
     # The upper bytes of numbers: small ones, no infinities.
-    upper = {"F32": [3], "Q4_1": [1, 3]}.get(storage.name, [1])
-    raw[:, upper] %= 0x40
+    places = {"F32": [3], "F16": [1], "BF16": [1], "Q6_K": [209]}
+    raw[:, places.get(storage.name, [1, 3])] %= 0x40
     ours = dequantise(raw.reshape(-1), storage, (24 * storage.weights,))
     assert ours.dtype == np.float32
-    np.testing.assert_allclose(ours, slowly(storage.name, raw.tobytes()), rtol=1e-6)
+    wanted = np.concatenate([slowly(storage.name, one.tobytes()) for one in raw])
+    np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -156,9 +189,8 @@ def test_quantised_tensors_are_found_where_they_lie(tmp_path, version):
     assert (file.tensor("a") == first).all()
     assert (file.tensor("c") == first + 1).all()
     assert file.tensor("b").shape == (2, 64)
-    np.testing.assert_allclose(
-        file.tensor("b").reshape(-1), slowly("Q8_0", blocks.tobytes()), rtol=1e-6
-    )
+    wanted = [slowly("Q8_0", one.tobytes()) for one in blocks]
+    np.testing.assert_allclose(file.tensor("b").reshape(4, 32), wanted, rtol=1e-6)
 
 
 def patched(raw, at, form, *values):
@@ -207,7 +239,7 @@ DAMAGED = {
     "a dimension of 0": (patched(WHOLE, RECORD + 4, "Q", 0), "no whole blocks"),
     "a huge dimension": (patched(WHOLE, RECORD + 4, "Q", 2**62), "truncated"),
     "huge dimensions": (patched(WHOLE, RECORD + 4, "QQ", 2**63, 2**63), "truncated"),
-    "a type not read": (patched(WHOLE, RECORD + 20, "I", 12), "of type Q4_K; F32, F16"),
+    "a type not read": (patched(WHOLE, RECORD + 20, "I", 10), "of type Q2_K; F32, F16"),
     "a type unknown": (patched(WHOLE, RECORD + 20, "I", 999), "of type 999"),
     "a part of a block": (patched(WHOLE, RECORD + 20, "I", 8), "blocks of Q8_0, 32"),
     "unaligned": (patched(WHOLE, RECORD + 24, "Q", 8), "not aligned to 32"),
