@@ -39,7 +39,7 @@ NORM_EPS, HEAD_EPS, KEY_EPS = 1e-5, 64e-5, 1e-12
 
 
 class State(NamedTuple):
-    """What is remembered of a text, for each layer and row.
+    """What is remembered of a text, for each layer and row (or of one layer).
 
     Attributes:
         time: the normed x of the last token, into the time mix.
@@ -47,9 +47,12 @@ class State(NamedTuple):
         channel: the normed x of the last token, into the channel mix.
     """
 
-    time: Float[Array, "layers batch width"]
-    memory: Float[Array, "layers batch heads size size"]
-    channel: Float[Array, "layers batch width"]
+    time: Float[Array, "*layers batch width"]
+    memory: Float[Array, "*layers batch heads size size"]
+    channel: Float[Array, "*layers batch width"]
+
+
+States = State | tuple[State, ...]  # of all layers, or of each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +61,14 @@ class RWKV7:
 
     Attributes:
         config: the sizes.
+        unrolled: whether decoding, layers are compiled one by one instead of scanned,
+            and the state is a tuple with one `State` a layer: slower to compile, faster
+            to run, since a scan copies the whole state at every token, a population's
+            several times; and equal.
     """
 
     config: RWKV7Config
+    unrolled: bool = False
 
     def init(self, key: PRNGKeyArray, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws parameters; see `rwkv7_config.init`."""
@@ -68,23 +76,30 @@ class RWKV7:
 
     def init_state(
         self, batch: int, length: int = 0, dtype: DTypeLike = jnp.float32
-    ) -> State:
+    ) -> States:
         """Returns the state of rows that have read nothing; see the interface.
 
         It takes the same room for any `length`, and S is float32 for any `dtype`.
         """
         c = self.config
-        last = jnp.zeros((c.layers, batch, c.width), dtype)
-        memory = (c.layers, batch, c.heads, c.head_size, c.head_size)
-        return State(last, jnp.zeros(memory, jnp.float32), last)
+        stack = () if self.unrolled else (c.layers,)
+        last = jnp.zeros((*stack, batch, c.width), dtype)
+        memory = (*stack, batch, c.heads, c.head_size, c.head_size)
+        state = State(last, jnp.zeros(memory, jnp.float32), last)
+        return (state,) * c.layers if self.unrolled else state
+
+    def take(self, state: States, rows: Int[Array, " some"]) -> States:
+        """Returns the state of some rows; see the interface."""
+        axis = 0 if self.unrolled else 1
+        return jax.tree.map(lambda x: jnp.take(x, rows, axis), state)
 
     def prefill(
         self,
         params: Params,
         tokens: Int[Array, "batch length"],
         lengths: Int[Array, " batch"],
-        state: State,
-    ) -> tuple[Float[Array, "batch vocabulary"], State]:
+        state: States,
+    ) -> tuple[Float[Array, "batch vocabulary"], States]:
         """Reads prompts, and whatever a state that has read before goes on with."""
         x, state = self._read(params, tokens, lengths, state)
         index = (lengths - 1)[:, None, None]
@@ -94,8 +109,8 @@ class RWKV7:
         ), state
 
     def decode(
-        self, params: Params, token: Int[Array, " batch"], state: State
-    ) -> tuple[Float[Array, "batch vocabulary"], State]:
+        self, params: Params, token: Int[Array, " batch"], state: States
+    ) -> tuple[Float[Array, "batch vocabulary"], States]:
         """Reads one more token of each row; see the interface."""
         x, state = self._read(params, token[:, None], None, state)
         last = _norm(x[:, 0], params["norm"], params["norm_bias"])
@@ -120,8 +135,8 @@ class RWKV7:
         params: Params,
         tokens: Int[Array, "batch length"],
         lengths: Int[Array, " batch"] | None,
-        state: State,
-    ) -> tuple[Float[Array, "batch length width"], State]:
+        state: States,
+    ) -> tuple[Float[Array, "batch length width"], States]:
         """Returns the last layer's output; with `lengths` None every token counts."""
 
         def block(carry: tuple, of_layer: tuple) -> tuple[tuple, State]:
@@ -139,10 +154,23 @@ class RWKV7:
 
         x = params["embed"].at[tokens].get(mode="clip")
         x = _norm(x, params["embed_norm"], params["embed_norm_bias"])
-        is_first = jnp.arange(self.config.layers) == 0
-        layers = (params["layers"], state, is_first)
-        (x, _), state = lax.scan(block, (x, jnp.zeros_like(x)), layers)
-        return x, state
+        carry, layers = (x, jnp.zeros_like(x)), range(self.config.layers)
+        if not self.unrolled:
+            is_first = jnp.arange(self.config.layers) == 0
+            carry, state = lax.scan(block, carry, (params["layers"], state, is_first))
+        elif lengths is None and tokens.shape[1] == 1:
+            after = []
+            for i in layers:
+                layer = jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"])
+                carry, one = block(carry, (layer, state[i], jnp.asarray(i == 0)))
+                after.append(one)
+            state = tuple(after)
+        else:  # long enough to be worth a stack
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *state)
+            scanned = dataclasses.replace(self, unrolled=False)
+            x, stacked = scanned._read(params, tokens, lengths, stacked)
+            return x, tuple(jax.tree.map(lambda x, i=i: x[i], stacked) for i in layers)
+        return carry[0], state
 
 
 def _time_mix(

@@ -5,7 +5,6 @@ maps are stored as (out, in) but for the thin pairs w1, w2, ..., which are (in, 
 all are here; vectors come as [width] or as [1, 1, width].
 """
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.llm import pth
+from models.llm import pth, safetensors
 from models.llm.rwkv7_config import RWKV7Config, shapes
 
 
@@ -48,24 +47,22 @@ LISTED = 12  # the most names of a kind in a message
 
 
 def read(path: str | Path, dtype: Any = None) -> tuple[RWKV7Config, dict]:
-    """Reads a checkpoint: `.safetensors`, or `.pth` (of which no code is run).
+    """Reads a checkpoint: `.pth` (of which no code is run), else safetensors.
 
     Raises:
-        ValueError: for another ending, and as `from_tensors` and `pth.read` do.
+        ValueError: as `from_tensors`, `pth.read` and `safetensors.read` do.
     """
-    path = Path(path)
-    if path.suffix == ".pth":
-        return from_tensors(pth.read(path), dtype)
-    if path.suffix == ".safetensors":
-        return from_tensors(_safetensors().load_file(path), dtype)
-    raise ValueError(
-        f"an RWKV-7 checkpoint is a file .safetensors or .pth, got {path.name!r}"
-    )
+    is_pth = Path(path).suffix == ".pth"
+    return from_tensors((pth if is_pth else safetensors).read(path), dtype)
 
 
 def write(path: str | Path, config: RWKV7Config, params: Mapping[str, Any]) -> None:
     """Writes a checkpoint as safetensors, with the published names."""
-    _safetensors().save_file(to_tensors(config, params), path)
+    tensors = {
+        name: safetensors.Tensor(x.dtype, x.shape, lambda x=x: x)
+        for name, x in to_tensors(config, params).items()
+    }
+    safetensors.write(Path(path), tensors, {})
 
 
 def from_tensors(
@@ -139,7 +136,7 @@ def to_tensors(config: RWKV7Config, params: Mapping[str, Any]) -> dict[str, np.n
     for record, shape, name, layer in _records(config):
         leaf = params[name] if layer is None else params["layers"][name][layer]
         leaf = leaf.T if name in TURNED else leaf
-        tensors[record] = np.ascontiguousarray(leaf.reshape(shape))
+        tensors[record] = leaf.reshape(shape)
     return tensors
 
 
@@ -228,12 +225,3 @@ def _listed(what: str, names: Sequence[str]) -> str:
         return ""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return f"{what}: {', '.join(names[:LISTED])}{more}"
-
-
-def _safetensors() -> Any:
-    try:
-        return importlib.import_module("safetensors.numpy")
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "files .safetensors need the extra llm: pip install 'eggroll-jax[llm]'"
-        ) from None

@@ -89,7 +89,7 @@ def theirs(config: RWKV7Config, params: dict, folder: Path, rows: list[list[int]
         from rwkv.model import RWKV
 
         tensors = to_tensors(config, params)
-        tensors = {name: torch.tensor(x) for name, x in tensors.items()}
+        tensors = {name: torch.tensor(x.copy()) for name, x in tensors.items()}
         torch.save(tensors, folder / "model.pth")
         model = RWKV(str(folder / "model"), "cpu fp32")
         logits, greedy = [], []

@@ -8,10 +8,10 @@ import numpy as np
 import parity_rwkv
 import pytest
 import quick
-from jax import lax
 from parity_rwkv import CONFIG, GOLDEN, LENGTHS, NEW
 
 import eggroll
+from models.llm.generation import generate
 from models.llm.rwkv7 import RWKV7
 from models.llm.rwkv7_config import RWKV7Config
 
@@ -48,15 +48,8 @@ def read(params, tokens, lengths):
 
 def greedy(model: RWKV7, params, tokens, lengths, new: int):
     """The likeliest tokens, one after another: batch × new."""
-    state = model.init_state(len(tokens), dtype=params["embed"].dtype)
-    logits, state = model.prefill(params, tokens, lengths, state)
-
-    def step(carry, _):
-        logits, state = carry
-        token = jnp.argmax(logits, -1)
-        return model.decode(params, token, state), token
-
-    return lax.scan(step, (logits, state), length=new)[1].T
+    options = {"new_tokens": new, "end_tokens": ()}
+    return generate(model, params, tokens, lengths, **options).tokens
 
 
 def close(x, y, tolerance=1e-5):
@@ -79,8 +72,10 @@ def test_logits_are_those_of_the_package(params):
         np.testing.assert_allclose(ours, theirs[-1], rtol=0, atol=1e-4)
 
 
-def test_greedy_tokens_are_those_of_the_package(params):
-    run = quick.jit(lambda p, *rows: greedy(MODEL, p, *rows, NEW))
+@pytest.mark.parametrize("unrolled", [False, True])
+def test_greedy_tokens_are_those_of_the_package(unrolled, params):
+    model = dataclasses.replace(MODEL, unrolled=unrolled)
+    run = quick.jit(lambda p, *rows: greedy(model, p, *rows, NEW))
     ours = run(params, *padded(parity_rwkv.prompts(CONFIG)))
     np.testing.assert_array_equal(ours, np.load(GOLDEN)["greedy"])
 
@@ -161,6 +156,21 @@ def test_reading_at_once_is_reading_step_by_step(params):
     jax.tree.map(close, steps, state)
 
 
+def test_layers_one_by_one_are_layers_scanned(params):
+    model = dataclasses.replace(MODEL, unrolled=True)
+    rows = padded(parity_rwkv.prompts(CONFIG))
+    some, token = jnp.array([2, 0]), jnp.array([3, 4])
+
+    def run(model, params):
+        logits, state = model.prefill(params, *rows, model.init_state(3))
+        return logits, *model.decode(params, token, model.take(state, some))
+
+    read, logits, state = quick.jit(lambda p: run(model, p))(params)
+    expected = quick.jit(lambda p: run(MODEL, p))(params)
+    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *state)
+    jax.tree.map(close, (read, logits, state), expected)
+
+
 def test_a_prompt_can_be_read_in_two_parts(params):
     rows = parity_rwkv.prompts(CONFIG, (9, 9))
     whole, expected = read(params, *padded(rows))
@@ -225,7 +235,7 @@ def test_heads_must_divide_the_width():
 # --- Evolved
 
 
-@pytest.mark.parametrize("reading", ["prefill", "decode", "hidden"])
+@pytest.mark.parametrize("reading", ["prefill", "decode", "unrolled", "hidden"])
 def test_no_matrix_is_written_out_and_vectors_are_full_rank(reading, params):
     def fn(params, tokens):
         state = MODEL.init_state(2)
@@ -233,6 +243,9 @@ def test_no_matrix_is_written_out_and_vectors_are_full_rank(reading, params):
             return MODEL.prefill(params, tokens, jnp.array([3, 5]), state)
         if reading == "decode":
             return MODEL.decode(params, tokens[:, 0], state)
+        if reading == "unrolled":
+            model = dataclasses.replace(MODEL, unrolled=True)
+            return model.decode(params, tokens[:, 0], model.init_state(2))
         return MODEL.head(params, MODEL.hidden(params, tokens))
 
     report = eggroll.coverage(fn, params, jnp.zeros((2, 5), int))
@@ -243,8 +256,9 @@ def test_no_matrix_is_written_out_and_vectors_are_full_rank(reading, params):
         assert bool(layout.cols) == (dims == 2), layout.path
 
 
-def test_members_generate_as_models_with_their_weights_do(getkey):
-    model = RWKV7(SMALL)
+@pytest.mark.parametrize("unrolled", [False, True])
+def test_members_generate_as_models_with_their_weights_do(unrolled, getkey):
+    model = RWKV7(SMALL, unrolled)
     params = jax.tree.map(jnp.asarray, parity_rwkv.params_of(SMALL))
     rows = padded([[1, 2, 3], [4], [5, 6, 7, 8]])
     es = eggroll.EvolutionStrategy(population=6, sigma=0.1, strict=True)
