@@ -67,6 +67,7 @@ def test_as_it_comes_it_finds_the_minimum_of_a_quadratic():
     assert result.history.value[0] == 45
 
 
+@pytest.mark.slow
 def test_it_goes_through_the_valley_of_rosenbrock():
     # Of the smoothed function the minimum is elsewhere, by a multiple of sigma².
     start = jnp.array([-1.2, 1.0])
@@ -92,7 +93,7 @@ def test_a_step_is_that_of_value_and_grad():
     np.testing.assert_allclose(result.value, loss(params, X), rtol=1e-4)
 
 
-@pytest.mark.parametrize("rate", [0.01, 1.0])
+@pytest.mark.parametrize("rate", [0.01, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_the_best_is_the_lowest_of_all_that_was_evaluated(rate):
     """Members, asked again at each step, and the parameters themselves."""
     es = eggroll.EvolutionStrategy(N, 0.3)
@@ -195,6 +196,7 @@ def test_optimisers_that_follow_the_value_are_given_it():
     assert result.value < 0.1
 
 
+@pytest.mark.slow
 def test_modules_of_equinox_are_given_back():
     model = eqx.nn.Linear(4, 1, key=KEY)
     fit = lambda model, x: jnp.mean((jax.vmap(model)(x)[:, 0] - x.sum(1)) ** 2)
@@ -230,6 +232,7 @@ def test_a_module_whose_state_changes_is_refused():
     assert minimise(fit, model, KEY, X, steps=2).steps == 2
 
 
+@pytest.mark.slow
 def test_a_population_may_be_spread_over_devices():
     mesh = eggroll.population_mesh(jax.devices()[:2])
     es = eggroll.EvolutionStrategy(N, 0.1, mesh=mesh)
@@ -342,6 +345,7 @@ def test_an_exception_of_a_report_is_the_callers():
 # --- What it can be relied on for
 
 
+@pytest.mark.slow
 def test_the_same_key_gives_the_same_result():
     one = five_steps()
     five_steps.cache_clear()
@@ -349,7 +353,7 @@ def test_the_same_key_gives_the_same_result():
     assert not np.array_equal(five_steps(2).params["w"], one.params["w"])
 
 
-@pytest.mark.parametrize("target", [None, 10.0])
+@pytest.mark.parametrize("target", [None, pytest.param(10.0, marks=pytest.mark.slow)])
 def test_how_often_it_reports_changes_nothing(target):
     run = lambda every: minimise(
         quadratic, jnp.zeros(2), KEY, steps=40, report_every=every, target=target

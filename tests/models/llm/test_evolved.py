@@ -35,7 +35,11 @@ LENGTHS = jnp.array([3, 5, 2, 5])
 ENDS = (3, 4, 5)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+DEAR = pytest.mark.slow
+EACH = ["qwen2, tied", pytest.param("qwen3", marks=DEAR)]
+
+
+@pytest.fixture(scope="module", params=EACH)
 def model(request):
     return MODELS[request.param]
 

@@ -279,14 +279,14 @@ def test_no_beginning_of_a_file_is_a_file(tmp_path):
 
 @pytest.mark.parametrize("byte", [0x00, 0x7F, 0xFF])
 def test_no_byte_of_the_header_breaks_the_reader(tmp_path, byte):
-    start = time.perf_counter()
+    start = time.process_time()
     end = WHOLE.index(gguf_files.text("blk.1.attn_q.weight"))
     places = range(0, end, 3)
     found = [
         outcome(tmp_path / "a.gguf", patched(WHOLE, at, "B", byte)) for at in places
     ]
     assert {"read", "refused"} == set(found)
-    assert time.perf_counter() - start < 30
+    assert time.process_time() - start < 30
 
 
 def changed(metadata=(), tensors=(), **options):
