@@ -6,7 +6,7 @@ under `jax.vmap`, when those of all members have.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -89,7 +89,8 @@ def generate(
         key: for sampling at a temperature. What a row draws depends on the key and on
             its place in the batch alone.
         halvings: how often the rows that are left are gathered in a batch of half the
-            size, once they fit: later tokens cost less, and the program is longer.
+            size, once they fit: later tokens cost less where completions differ in
+            length, and each time the program is a loop longer.
 
     Raises:
         ValueError: if a key is missing, or there is no room for prompt and completion.
@@ -100,7 +101,12 @@ def generate(
     # The last token is chosen, not read.
     empty = model.init_state(batch, length + new_tokens - 1, dtype_of(params))
     logits, state = model.prefill(params, prompts, lengths, empty)
-    row, every = jnp.arange(batch), _none_yet(batch, new_tokens)
+    every = Completions(
+        tokens=jnp.zeros((batch, new_tokens), jnp.int32),
+        lengths=jnp.zeros(batch, jnp.int32),
+        ended=jnp.zeros(batch, bool),
+    )
+    row = jnp.arange(batch)
 
     def choose(logits: Array, rows: _Rows, step: Array | int) -> _Rows:
         token = _choose(logits, rows.row, step, sampling, key)
@@ -111,28 +117,34 @@ def generate(
         logits, state = model.decode(params, rows.token, rows.state)
         return step + 1, choose(logits, rows._replace(state=state), step)
 
-    def proceed(few: int, carry: tuple[Array, _Rows]) -> Array:
-        left = _most(jnp.sum(~carry[1].done.ended))
-        return (carry[0] < new_tokens) & (left > few)
+    start = (jnp.int32(1), choose(logits, _Rows(row, row, state, every), 0))
+    return _completed(model, advance, start, every, halvings)
 
-    step, rows = jnp.int32(1), choose(logits, _Rows(row, row, state, every), 0)
+
+def _completed(
+    model: LanguageModel,
+    advance: Callable[[tuple[Array, _Rows]], tuple[Array, _Rows]],
+    start: tuple[Array, _Rows],
+    every: Completions,
+    halvings: int,
+) -> Completions:
+    """Advances rows to their ends, in batches that are halved; returns all of them."""
+    (batch, new_tokens), (step, rows) = every.tokens.shape, start
+
+    def proceed(carry: tuple[Array, _Rows], few: int) -> Array:
+        step, rows = carry
+        return (step < new_tokens) & (_most(jnp.sum(~rows.done.ended)) > few)
+
     sizes = [batch >> i for i in range(halvings + 1) if batch >> i]
     for size, few in zip(sizes, [*sizes[1:], 0], strict=True):
         if size < batch:
-            rows = _left(model, rows, size)
-        more = functools.partial(proceed, few)
+            left = jnp.argsort(rows.done.ended, stable=True)[:size]
+            rows = _taken(model, rows, left)
+        more = functools.partial(proceed, few=few)
         step, rows = lax.while_loop(more, advance, (step, rows))
         at = rows.row
         every = jax.tree.map(lambda x, new, at=at: x.at[at].set(new), every, rows.done)
     return every
-
-
-def _none_yet(batch: int, new_tokens: int) -> Completions:
-    return Completions(
-        tokens=jnp.zeros((batch, new_tokens), jnp.int32),
-        lengths=jnp.zeros(batch, jnp.int32),
-        ended=jnp.zeros(batch, bool),
-    )
 
 
 def dtype_of(params: Params) -> np.dtype:
@@ -195,9 +207,7 @@ def _appended(
     )
 
 
-def _left(model: LanguageModel, rows: _Rows, size: int) -> _Rows:
-    """The rows that have not ended, filled up to a number with some that have."""
-    index = jnp.argsort(rows.done.ended, stable=True)[:size]
+def _taken(model: LanguageModel, rows: _Rows, index: Int[Array, " some"]) -> _Rows:
     state = model.take(rows.state, index)
     rest = jax.tree.map(lambda x: x[index], rows._replace(state=None))
     return rest._replace(state=state)

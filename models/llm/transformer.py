@@ -117,11 +117,13 @@ class Transformer:
         x, (keys, values) = self._read(params, tokens)
         index = (lengths - 1)[:, None, None]
         last = jnp.take_along_axis(x, index, axis=1, mode="clip")[:, 0]
-        start = (0,) * keys.ndim
+        write = lambda cache, new: lax.dynamic_update_slice(
+            cache, new.astype(cache.dtype), (0,) * cache.ndim
+        )
         slots = jnp.arange(state.filled.shape[1])
         state = Cache(
-            keys=lax.dynamic_update_slice(state.keys, keys, start),
-            values=lax.dynamic_update_slice(state.values, values, start),
+            keys=write(state.keys, keys),
+            values=write(state.values, values),
             filled=slots < lengths[:, None],
             positions=lengths.astype(jnp.int32),
             slot=jnp.int32(tokens.shape[1]),
@@ -134,18 +136,24 @@ class Transformer:
         """Reads one more token of each row; see the interface."""
         angles = self._angles(state.positions)
 
-        def layer(x, weights):
-            weights, keys, values = weights
+        # The cache is looked up, not scanned: under `jax.vmap` its dimension of members
+        # is the first, and to be scanned it would be transposed for every token.
+        def layer(x, at):
+            i, weights = at
+            keys, values = (
+                lax.dynamic_index_in_dim(cache, i, keepdims=False)
+                for cache in (state.keys, state.values)
+            )
             q, k, v = self._queries(x, weights, angles)
             mixed = _attend_cached(q, k, v, keys, values, state.filled)
             return self._rest(x, mixed, weights), (k, v)
 
-        layers = (params["layers"], state.keys, state.values)
+        layers = (jnp.arange(self.config.layers), params["layers"])
         x = self._embed(params, token)
         x, (k, v) = lax.scan(layer, x, layers, unroll=self.unrolled)
         # All layers' at once, after the loop: nothing of the cache is copied within.
         write = lambda cache, new: lax.dynamic_update_slice_in_dim(
-            cache, new[..., None, :], state.slot, axis=3
+            cache, new[..., None, :].astype(cache.dtype), state.slot, axis=3
         )
         at_slot = jnp.arange(state.filled.shape[1]) == state.slot
         state = Cache(
