@@ -28,7 +28,6 @@ ERRORS, REPEATS, PAIRS = 5, 16, 512
 QUICK = {
     "bfloat16",
     "checkified",
-    "contrastive",
     "donated",
     "equinox_state",
     "linen_batchnorm",
@@ -59,7 +58,10 @@ def test_at_most_two_lines_change(name):
     assert 1 <= len(loops.changes(name)) <= 2
 
 
-@pytest.mark.parametrize("port", [False, True], ids=["published", "evolved"])
+PUBLISHED = pytest.param(False, marks=pytest.mark.slow, id="published")
+
+
+@pytest.mark.parametrize("port", [PUBLISHED, pytest.param(True, id="evolved")])
 @pytest.mark.parametrize("name", each)
 def test_the_objective_improves(name, port):
     values = loops.objective(name, port=port)

@@ -73,6 +73,7 @@ def test_the_sigma_of_the_state_is_the_one_that_members_are_perturbed_with(tmp_p
         np.testing.assert_allclose(new.opt_state.sigma.sigma, expected.sigma, 1e-6)
 
 
+@pytest.mark.slow
 def test_the_centre_is_the_fitness_of_the_parameters_on_the_data_of_the_step(tmp_path):
     settings = config(tmp_path, "algorithm=eggroll", f"{RULE}=one_fifth_success")
     experiment = training.prepare(settings)

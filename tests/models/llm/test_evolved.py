@@ -92,6 +92,7 @@ def test_each_member_generates_as_its_weights_written_out_do(model, params, prom
     assert (found.tokens[0] != found.tokens[1]).any()
 
 
+@pytest.mark.slow
 def test_members_with_prompts_of_their_own_draw_with_keys_of_their_own(prompts):
     model = MODELS["qwen3"]
     params = quick.jit(model.init)(jax.random.key(0))

@@ -139,6 +139,7 @@ def test_what_is_drawn_depends_on_key_and_row_alone(params, prompts, naive):
     assert (drawn.tokens != naive).mean() > 0.3
 
 
+@pytest.mark.slow
 def test_gathering_rows_changes_nothing_that_is_drawn(params, prompts):
     options = dict(sampling=WARM, key=jax.random.key(5), end_tokens=(0, 1, 2, 3, 4))
     plain, gathered = (run(params, prompts, halvings=n, **options) for n in (0, 1))
@@ -146,6 +147,7 @@ def test_gathering_rows_changes_nothing_that_is_drawn(params, prompts):
     jax.tree.map(np.testing.assert_array_equal, plain, gathered)
 
 
+@pytest.mark.slow
 def test_tokens_are_drawn_as_often_as_they_are_likely(params, prompts):
     rows = 4000
     one = jnp.repeat(prompts[:1, :3], rows, axis=0)
