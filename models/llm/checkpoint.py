@@ -1,10 +1,10 @@
 """Transformers of Hugging Face's on disk: `config.json` and safetensors, in and out."""
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Iterator, Mapping
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from models.llm import safetensors
+from models.llm import placement, safetensors
 from models.llm.config import (
     TransformerConfig,
     from_huggingface,
@@ -21,8 +21,27 @@ from models.llm.config import (
     to_huggingface,
 )
 from models.llm.names import NOT_WEIGHTS, OUTSIDE, Leaf, plan
+from models.llm.placement import Index
 from models.llm.settings import generation_settings
 from models.llm.transformer import Params
+
+
+def describe(directory: str | os.PathLike) -> TransformerConfig:
+    """Reads the configuration of a Llama, Qwen2 or Qwen3, and none of its weights.
+
+    Args:
+        directory: with `config.json`, and perhaps `generation_config.json`, whose end
+            tokens go before.
+
+    Raises:
+        FileNotFoundError: if there is no `config.json`.
+        ValueError: if the model is not supported.
+    """
+    directory = Path(directory)
+    config = from_huggingface(read_json(directory / "config.json"))
+    if (settings := generation_settings(directory)).end_tokens:
+        config = dataclasses.replace(config, end_tokens=settings.end_tokens)
+    return config
 
 
 def load(
@@ -53,9 +72,7 @@ def load(
             unknown and mis-shaped tensors are listed.
     """
     directory = Path(directory)
-    config = from_huggingface(read_json(directory / "config.json"))
-    if (settings := generation_settings(directory)).end_tokens:
-        config = dataclasses.replace(config, end_tokens=settings.end_tokens)
+    config = describe(directory)
     tensors = {
         name: tensor
         for name, tensor in safetensors.read(directory).items()
@@ -70,13 +87,13 @@ def load(
     leaves = plan(config)
     _check(directory, leaves, tensors)
     if dtype is None:
-        dtype = reduce(jnp.promote_types, (x.dtype for x in tensors.values()))
+        dtype = functools.reduce(jnp.promote_types, (x.dtype for x in tensors.values()))
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     found: Params = {"layers": {}}
     for leaf in leaves:
-        sharding = _at(shardings, leaf) if isinstance(shardings, Mapping) else shardings
+        read = functools.partial(_read, leaf, tensors, dtype)
         of = found["layers"] if leaf.stacked else found
-        of[leaf.path[-1]] = _array(leaf, tensors, dtype, sharding)
+        of[leaf.path[-1]] = placement.array(leaf.path, leaf.shape, read, shardings)
     return config, found
 
 
@@ -107,7 +124,7 @@ def save(
     directory, leaves = Path(directory), plan(config)
     described = {**(fields or {}), **to_huggingface(config)}
     arrays = _arrays(params, leaves)
-    dtype = reduce(jnp.promote_types, (x.dtype for x in arrays))
+    dtype = functools.reduce(jnp.promote_types, (x.dtype for x in arrays))
     described["dtype"] = described["torch_dtype"] = str(dtype)
     directory.mkdir(parents=True, exist_ok=True)
     if there := sorted(x.name for x in directory.glob("*.safetensors*")):
@@ -136,31 +153,19 @@ def save(
     _write_json(directory / "config.json", described)
 
 
-def _at(tree: Mapping, leaf: Leaf) -> Any:
-    return reduce(lambda at, key: at[key], leaf.path, tree)
+def _read(
+    leaf: Leaf, tensors: Mapping[str, np.ndarray], dtype: np.dtype, index: Index
+) -> np.ndarray:
+    """Reads what stands at an index of a leaf."""
 
+    def one(name: str, index: Index) -> np.ndarray:
+        tensor = tensors[name]
+        return (tensor.T if leaf.transposed else tensor)[index]
 
-def _array(
-    leaf: Leaf, tensors: Mapping[str, np.ndarray], dtype: np.dtype, sharding: Any
-) -> jax.Array:
-    """Reads a leaf, or of each shard its part."""
-
-    def part(index: Any) -> np.ndarray:
-        names = leaf.names
-        if leaf.stacked:
-            names, index = names[index[0]], index[1:]
-        views = [tensors[x].T if leaf.transposed else tensors[x] for x in names]
-        if not leaf.stacked:
-            return np.array(views[0][index], dtype)
-        shape = (len(views), *views[0][index].shape)
-        out = np.empty(shape, dtype)
-        for i, view in enumerate(views):
-            out[i] = view[index]
-        return out
-
-    if sharding is None:
-        return jnp.asarray(part((slice(None),) * len(leaf.shape)))
-    return jax.make_array_from_callback(leaf.shape, sharding, part)
+    if not leaf.stacked:
+        return np.array(one(leaf.names[0], index), dtype)
+    layer = lambda i, index: one(leaf.names[i], index)
+    return placement.stack(leaf.shape, dtype, index, layer)
 
 
 def _parts(leaf: Leaf, x: jax.Array) -> Iterator[tuple[str, safetensors.Tensor]]:

@@ -5,18 +5,20 @@ query and key matrices such that the two halves of a head, which rotary embeddin
 into each other, interleave; `unpermuted` undoes that.
 """
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from models.llm import placement
 from models.llm.config import TransformerConfig
 from models.llm.gguf_config import ROPE_DIVISORS, config
 from models.llm.gguf_file import File, read
+from models.llm.placement import Index
 from models.llm.transformer import Params
 
 
@@ -24,13 +26,15 @@ INTERLEAVED = ("llama",)
 
 
 def load(
-    path: str | Path, *, dtype: DTypeLike = np.float32
+    path: str | Path, *, dtype: DTypeLike = np.float32, shardings: Any = None
 ) -> tuple[TransformerConfig, Params]:
     """A model and its parameters, dequantised.
 
     Args:
         path: a GGUF file.
         dtype: of the parameters, float32 or bfloat16.
+        shardings: a `jax.sharding.Sharding` for all parameters, or a tree of them as
+            of the parameters; what no device of this host holds is not read.
 
     Raises:
         ValueError: the file is damaged, its model is not supported, or tensors are
@@ -38,7 +42,7 @@ def load(
     """
     file = read(path)
     shape = config(file)
-    return shape, parameters(file, shape, dtype)
+    return shape, parameters(file, shape, dtype, shardings)
 
 
 class Part(NamedTuple):
@@ -99,7 +103,10 @@ def whole_parts(config: TransformerConfig) -> dict[str, Part]:
 
 
 def parameters(
-    file: File, config: TransformerConfig, dtype: DTypeLike = np.float32
+    file: File,
+    config: TransformerConfig,
+    dtype: DTypeLike = np.float32,
+    shardings: Any = None,
 ) -> Params:
     """The parameters of the model, layers stacked, one copy of each in memory.
 
@@ -109,28 +116,49 @@ def parameters(
     interleaved = file.get("general.architecture", str) in INTERLEAVED
     layered, whole = layer_parts(config, interleaved), whole_parts(config)
     check(file, config.layers, layered, whole)
-    params = {
-        key: jnp.asarray(weight(file, part, dtype)) for key, part in whole.items()
-    }
-    layers = {}
+    params: Params = {"layers": {}}
+    for key, part in whole.items():
+        read = functools.partial(weight, file, part, dtype)
+        params[key] = placement.array((key,), shape_of(part), read, shardings)
     for key, part in layered.items():
-        each = (
-            weight(file, part._replace(name=part.name.format(layer)), dtype)
-            for layer in range(config.layers)
-        )
-        shape = part.shape[::-1] if part.turned else part.shape
-        stack = np.empty((config.layers, *shape), dtype)
-        for place, one in zip(stack, each, strict=True):
-            place[...] = one
-        layers[key] = jnp.asarray(stack)
-    return {**params, "layers": layers}
+        shape = (config.layers, *shape_of(part))
+        read = functools.partial(weights, file, part, dtype, shape)
+        path = ("layers", key)
+        params["layers"][key] = placement.array(path, shape, read, shardings)
+    return params
 
 
-def weight(file: File, part: Part, dtype: DTypeLike) -> Float[np.ndarray, "..."]:
-    """A weight as the model has it."""
-    tensor = file.tensor(part.name)
+def shape_of(part: Part) -> tuple[int, ...]:
+    """That of a weight as the model has it."""
+    return part.shape[::-1] if part.turned else part.shape
+
+
+def weights(
+    file: File, part: Part, dtype: DTypeLike, shape: tuple[int, ...], index: Index
+) -> Float[np.ndarray, "layers ..."]:
+    """Some weights of some layers, as the model has them, layers first."""
+    name = part.name
+    layer = lambda i, index: weight(
+        file, part._replace(name=name.format(i)), dtype, index
+    )
+    return placement.stack(shape, dtype, index, layer)
+
+
+def weight(
+    file: File, part: Part, dtype: DTypeLike, index: Index
+) -> Float[np.ndarray, "..."]:
+    """What stands at an index of a weight as the model has it.
+
+    Of heads whose rows are interleaved, whole ones are read.
+    """
+    rows, *columns = index[::-1] if part.turned else index
+    size = part.shape[0] // part.heads if part.heads else 1
+    start, stop, _ = rows.indices(part.shape[0])
+    first, last = start // size, -(-stop // size)
+    tensor = file.tensor(part.name, (slice(first * size, last * size), *columns))
     if part.heads:
-        tensor = unpermuted(tensor, part.heads)
+        tensor = unpermuted(tensor, last - first)
+        tensor = tensor[start - first * size : stop - first * size]
     return (tensor.T if part.turned else tensor).astype(dtype)
 
 

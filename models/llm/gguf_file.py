@@ -61,11 +61,28 @@ class File:
     records: Mapping[str, Record]
     data: UInt8[np.ndarray, " bytes"]
 
-    def tensor(self, name: str) -> Float32[np.ndarray, "..."]:
-        """A tensor's numbers, dequantised."""
+    def tensor(
+        self, name: str, index: tuple[slice, ...] = ()
+    ) -> Float32[np.ndarray, "..."]:
+        """A tensor's numbers, dequantised.
+
+        Args:
+            name: of the tensor.
+            index: a slice for each dimension: of what is left out, only the rest of
+                the blocks in which rows are cut is read; nothing takes the whole.
+        """
         record = self.records[name]
         raw = self.data[record.start : record.start + record.size]
-        return dequantise(raw, record.storage, record.shape)
+        if not index:
+            return dequantise(raw, record.storage, record.shape)
+        *rows, columns = index
+        weights, (*outer, inner) = record.storage.weights, record.shape
+        start, stop, _ = columns.indices(inner)
+        first, last = start // weights, -(-stop // weights)
+        blocks = raw.view(record.storage.layout).reshape(*outer, inner // weights)
+        some = blocks[(*rows, slice(first, last))]
+        numbers = record.storage.decode(some.reshape(-1)).reshape(*some.shape[:-1], -1)
+        return numbers[..., start - first * weights : stop - first * weights]
 
     def get(self, key: str, kind: type, default: Any = None) -> Any:
         """A value of the metadata.

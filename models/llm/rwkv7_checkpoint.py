@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.llm import pth, safetensors
+from models.llm import placement, pth, safetensors
+from models.llm.placement import Index
 from models.llm.rwkv7_config import RWKV7Config, shapes
 
 
@@ -46,14 +47,32 @@ UNUSED = ("v0", "v1", "v2")  # of layer 0
 LISTED = 12  # the most names of a kind in a message
 
 
-def read(path: str | Path, dtype: Any = None) -> tuple[RWKV7Config, dict]:
+def read(
+    path: str | Path, dtype: Any = None, shardings: Any = None
+) -> tuple[RWKV7Config, dict]:
     """Reads a checkpoint: `.pth` (of which no code is run), else safetensors.
+
+    See `from_tensors`; the file is mapped into memory, and what no device of this host
+    holds is not read.
 
     Raises:
         ValueError: as `from_tensors`, `pth.read` and `safetensors.read` do.
     """
-    is_pth = Path(path).suffix == ".pth"
-    return from_tensors((pth if is_pth else safetensors).read(path), dtype)
+    return from_tensors(mapped(path), dtype, shardings)
+
+
+def describe(path: str | Path) -> RWKV7Config:
+    """Reads the sizes of a checkpoint's model, and none of its weights.
+
+    Raises:
+        ValueError: as `read` does.
+    """
+    return checked(mapped(path))
+
+
+def mapped(path: str | Path) -> dict[str, np.ndarray]:
+    """Maps the tensors of a file, by name."""
+    return (pth if Path(path).suffix == ".pth" else safetensors).read(path)
 
 
 def write(path: str | Path, config: RWKV7Config, params: Mapping[str, Any]) -> None:
@@ -65,18 +84,8 @@ def write(path: str | Path, config: RWKV7Config, params: Mapping[str, Any]) -> N
     safetensors.write(Path(path), tensors, {})
 
 
-def from_tensors(
-    tensors: Mapping[str, Any], dtype: Any = None
-) -> tuple[RWKV7Config, dict]:
-    """Makes parameters of a checkpoint's tensors.
-
-    Args:
-        tensors: arrays by their published names.
-        dtype: of the parameters; None for the widest of the tensors' types, in which
-            all are kept as they are.
-
-    Returns:
-        The `RWKV7Config` that the shapes tell, and the parameters.
+def checked(tensors: Mapping[str, Any]) -> RWKV7Config:
+    """Reads off the shapes of a checkpoint's tensors what model they are.
 
     Raises:
         ValueError: if tensors are missing, unknown or of another shape; all are named.
@@ -104,25 +113,53 @@ def from_tensors(
             f"these are not the tensors of an RWKV-7 model of {config.layers} layers "
             f"of width {config.width}: {'; '.join(x for x in wrong if x)}"
         )
+    return config
+
+
+def from_tensors(
+    tensors: Mapping[str, Any], dtype: Any = None, shardings: Any = None
+) -> tuple[RWKV7Config, dict]:
+    """Makes parameters of a checkpoint's tensors.
+
+    Args:
+        tensors: arrays by their published names.
+        dtype: of the parameters; None for the widest of the tensors' types, in which
+            all are kept as they are.
+        shardings: a `jax.sharding.Sharding` for all parameters, or a tree of them as
+            of the parameters.
+
+    Returns:
+        The `RWKV7Config` that the shapes tell, and the parameters.
+
+    Raises:
+        ValueError: as `checked` does.
+    """
+    config = checked(tensors)
     if dtype is None:
         dtype = jnp.result_type(*{x.dtype for x in tensors.values()})
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    sizes = shapes(config)
+    stacked = sizes.pop("layers")
 
-    def leaf(name: str, shape: Sequence[int], layer: int | None = None) -> np.ndarray:
+    def one(name: str, shape: Sequence[int], layer: int | None, index: Index) -> Any:
         tensor = tensors.get(_name(name, layer))
         if tensor is None:
-            return np.zeros(shape, dtype)
-        tensor = np.asarray(tensor).astype(dtype, copy=False)
-        return (tensor.T if name in TURNED else tensor).reshape(shape)
+            return np.broadcast_to(np.zeros((), dtype), shape)[index]
+        tensor = np.asarray(tensor)
+        tensor = (tensor.T if name in TURNED else tensor).reshape(shape)
+        return np.array(tensor[index], dtype)
 
-    params = {}
-    for name, shape in shapes(config).items():
-        if name != "layers":
-            params[name] = jnp.asarray(leaf(name, shape))
-            continue
-        params[name] = {
-            inner: jnp.stack([leaf(inner, rest, i) for i in range(layers)])
-            for inner, (layers, *rest) in shape.items()
-        }
+    def whole(name: str, shape: Sequence[int]) -> jax.Array:
+        read = lambda index: one(name, shape, None, index)
+        return placement.array((name,), shape, read, shardings)
+
+    def stack(name: str, shape: Sequence[int]) -> jax.Array:
+        layer = lambda i, index: one(name, shape[1:], i, index)
+        read = lambda index: placement.stack(shape, dtype, index, layer)
+        return placement.array(("layers", name), shape, read, shardings)
+
+    params: dict = {name: whole(name, shape) for name, shape in sizes.items()}
+    params["layers"] = {name: stack(name, shape) for name, shape in stacked.items()}
     return config, params
 
 
