@@ -61,11 +61,12 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     path = Path(path)
     if not path.is_dir():
         return _mapped(path)
-    if (path / SINGLE).exists():
-        return _mapped(path / SINGLE)
-    if not (path / INDEX).exists():
+    named = files(path)
+    if not named:
         raise FileNotFoundError(_none_in(path))
-    shards = _shards(path / INDEX)
+    if named == (SINGLE,):
+        return _mapped(path / SINGLE)
+    _, *shards = named
     missing = [name for name in shards if not (path / name).is_file()]
     if missing:
         raise FileNotFoundError(
@@ -80,6 +81,22 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
             raise ValueError(f"{path / name} has {', '.join(twice)} once more.")
         found |= tensors
     return found
+
+
+def files(directory: Path) -> tuple[str, ...]:
+    """Names the files of weights that a directory has, or should by its index.
+
+    Returns:
+        `model.safetensors`, or the index and the shards that it names, there or not;
+        nothing if there is neither.
+
+    Raises:
+        ValueError: if the index is damaged.
+    """
+    if (directory / SINGLE).exists():
+        return (SINGLE,)
+    index = directory / INDEX
+    return (INDEX, *_shards(index)) if index.exists() else ()
 
 
 def write(
