@@ -18,11 +18,15 @@ from models.llm import (
     gguf_file,
     rwkv7_checkpoint,
     safetensors,
+    tokenizer as tokenizers,
+    world,
 )
 from models.llm.interface import LanguageModel, Params
 from models.llm.published import Published
 from models.llm.rwkv7 import RWKV7
+from models.llm.tokenizer import Tokenizer
 from models.llm.transformer import Transformer
+from models.llm.world import WorldTokenizer
 
 
 KINDS = (
@@ -117,6 +121,33 @@ def load(
     else:
         config, params = checkpoint.load(file, dtype=dtype, shardings=shardings)
     return Transformer(config), params
+
+
+def tokenizer(
+    path: str | PathLike, vocabulary: int | None = None
+) -> Tokenizer | WorldTokenizer:
+    """Reads the tokenizer of a checkpoint; RWKV-7's is that of the World models.
+
+    Args:
+        path: of the checkpoint.
+        vocabulary: rows of the model's embedding, to be checked.
+
+    Raises:
+        FileNotFoundError: as `source` and `world.find` do.
+        ValueError: there is none, it is damaged, or not this model's.
+        ImportError: the extra `llm`, which it needs, is not installed.
+    """
+    kind, file = source(path)
+    if kind != "rwkv7":
+        return tokenizers.load(file, vocabulary)
+    made = world.read(world.find(file))
+    spare = 0 if vocabulary is None else vocabulary - made.vocabulary
+    if not 0 <= spare <= tokenizers.PADDING:
+        raise ValueError(
+            f"{path}: the World vocabulary has {made.vocabulary} tokens, the model "
+            f"{vocabulary}: they do not belong together"
+        )
+    return made
 
 
 def missing(

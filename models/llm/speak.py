@@ -1,8 +1,10 @@
-"""Lets a checkpoint answer: a GGUF file, or a directory as Hugging Face's.
+"""Lets a checkpoint answer: a directory as Hugging Face's, a GGUF file, or an RWKV-7.
 
     python -m models.llm.speak --model FILE_OR_DIR --prompt "What is ...?"
 
-Applies the chat template, completes, and says how many tokens a second that was.
+Applies the chat template (RWKV-7's is `User: ...`, `Assistant:`), completes, and says
+how many tokens a second that was. What cannot be answered is said before any weight is
+read.
 """
 
 import argparse
@@ -10,18 +12,20 @@ import functools
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from models.llm import checkpoint, gguf, tokenizer
+from models.llm import pretrained
 from models.llm.generation import GREEDY, Sampling, generate
 from models.llm.interface import LanguageModel, Params
 from models.llm.settings import generation_settings
 from models.llm.tokenizer import Tokenizer
-from models.llm.transformer import Transformer
+from models.llm.world import WorldTokenizer
+
+
+Words = Tokenizer | WorldTokenizer
 
 
 class Speaker(NamedTuple):
@@ -29,7 +33,7 @@ class Speaker(NamedTuple):
 
     model: LanguageModel
     params: Params
-    tokenizer: Tokenizer
+    tokenizer: Words
 
 
 class Answer(NamedTuple):
@@ -50,16 +54,31 @@ class Answer(NamedTuple):
     compilation: float
 
 
-def load(path: str | Path, dtype: str = "float32") -> Speaker:
-    """Reads model and tokenizer of a checkpoint.
+def check(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    *,
+    new_tokens: int,
+    sampling: Sampling = GREEDY,
+) -> None:
+    """Raises, without a weight, if a prompt cannot be completed.
 
     Raises:
-        ValueError: it is damaged or not supported, or the two do not fit together.
-        OSError: a file is missing.
+        ValueError: the prompt is empty, or longer than the context leaves room for; or
+            the sampling is none.
     """
-    reader = checkpoint if Path(path).is_dir() else gguf
-    config, params = reader.load(path, dtype=dtype)
-    return Speaker(Transformer(config), params, tokenizer.load(path, config.vocabulary))
+    if not prompt:
+        raise ValueError("the prompt has no tokens")
+    key = jax.random.key(0)
+    run = functools.partial(generate, model, new_tokens=new_tokens, sampling=sampling)
+    row = jax.ShapeDtypeStruct((1, len(prompt)), jnp.int32)
+    jax.eval_shape(
+        lambda *given, key: run(*given, key=key),
+        jax.eval_shape(model.init, key),
+        row,
+        jax.ShapeDtypeStruct((1,), jnp.int32),
+        key=key,
+    )
 
 
 def complete(
@@ -69,20 +88,25 @@ def complete(
     new_tokens: int,
     sampling: Sampling = GREEDY,
     seed: int = 0,
+    end_tokens: Sequence[int] = (),
 ) -> Answer:
     """Completes the tokens of a prompt.
 
-    Raises:
-        ValueError: the prompt is empty, or longer than the context leaves room for.
+    Args:
+        speaker: model and tokenizer.
+        prompt: its tokens.
+        new_tokens: the most tokens of the answer.
+        sampling: how they are chosen.
+        seed: of what is drawn.
+        end_tokens: each of which ends the answer, beside those that model and
+            tokenizer name.
     """
     model, params, words = speaker
-    if not prompt:
-        raise ValueError("the prompt has no tokens")
     run = functools.partial(
         generate,
         model,
         new_tokens=new_tokens,
-        end_tokens=tuple({*words.end_tokens, *model.config.end_tokens}),
+        end_tokens=tuple({*words.end_tokens, *model.config.end_tokens, *end_tokens}),
         sampling=sampling,
     )
     tokens, lengths = jnp.asarray([prompt], jnp.int32), jnp.asarray([len(prompt)])
@@ -101,22 +125,18 @@ def complete(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Answers one prompt; returns 0, or 1 if the answer lacks what was expected."""
+    """Answers one prompt; returns 0, or 1 if the answer lacks what was expected.
+
+    Mistakes that the user can mend are told in one line, with 2.
+    """
     given = parser().parse_args(arguments)
     try:
-        speaker = load(given.model, given.dtype)
-        prompt = tokens_of(given, speaker.tokenizer)
-        answer = complete(
-            speaker,
-            prompt,
-            new_tokens=given.new_tokens,
-            sampling=Sampling(given.temperature, given.top_p),
-            seed=given.seed,
-        )
+        prompt, answer = answered(given)
+        ignored = generation_settings(given.model).ignored
     except (ValueError, OSError, ImportError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{' '.join(str(error).splitlines())}\n")
         return 2
-    for name, value in generation_settings(given.model).ignored.items():
+    for name, value in ignored.items():
         sys.stderr.write(f"generation_config.json: {name} = {value} is not applied\n")
     sys.stdout.write(
         f"{answer.text}\n\n"
@@ -129,9 +149,37 @@ def main(arguments: Sequence[str]) -> int:
     return int(given.expect not in answer.text)
 
 
-def tokens_of(given: argparse.Namespace, words: Tokenizer) -> list[int]:
+def answered(given: argparse.Namespace) -> tuple[list[int], Answer]:
+    """The prompt's tokens, and what the checkpoint makes of them.
+
+    Raises:
+        ValueError: the checkpoint is damaged or not supported, its parts do not fit
+            together, or the prompt does not fit it.
+        OSError: a file is missing.
+        ImportError: the extra `llm` is not installed.
+    """
+    model = pretrained.describe(given.model)
+    words = pretrained.tokenizer(given.model, model.config.vocabulary)
+    prompt = tokens_of(given, words)
+    sampling = Sampling(given.temperature, given.top_p)
+    check(model, prompt, new_tokens=given.new_tokens, sampling=sampling)
+    model, params = pretrained.load(given.model, dtype=given.dtype)
+    ends: tuple[int, ...] = ()
+    if isinstance(words, WorldTokenizer) and not (given.plain or given.thinking):
+        ends = words.turn_ends
+    return prompt, complete(
+        Speaker(model, params, words),
+        prompt,
+        new_tokens=given.new_tokens,
+        sampling=sampling,
+        seed=given.seed,
+        end_tokens=ends,
+    )
+
+
+def tokens_of(given: argparse.Namespace, words: Words) -> list[int]:
     """The prompt, as a conversation if the checkpoint knows any."""
-    if given.plain or words.template is None:
+    if given.plain or (isinstance(words, Tokenizer) and words.template is None):
         return words.encode(given.prompt)
     messages = [{"role": "user", "content": given.prompt}]
     if given.system is not None:
@@ -142,9 +190,16 @@ def tokens_of(given: argparse.Namespace, words: Tokenizer) -> list[int]:
 
 def parser() -> argparse.ArgumentParser:
     """What may be said on the command line."""
-    made = argparse.ArgumentParser(prog="python -m models.llm.speak")
+    made = argparse.ArgumentParser(
+        description="Lets a checkpoint of a language model answer."
+    )
     add = made.add_argument
-    add("--model", required=True, help="a GGUF file or a directory as Hugging Face's")
+    add(
+        "--model",
+        required=True,
+        metavar="FILE_OR_DIR",
+        help="a directory as Hugging Face's, a GGUF file, or an RWKV-7",
+    )
     add("--prompt", required=True)
     add("--system", help="a system message before it")
     add("--plain", action="store_true", help="continue the prompt: no chat template")

@@ -9,6 +9,7 @@ bytes become text only when all of them are there.
 import ast
 import contextlib
 import functools
+import importlib.util
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 
 END = 0
+VOCABULARY = "rwkv_vocab_v20230424.txt"  # as published
 ROLES = ("System", "User", "Assistant")
 LONGEST_LITERAL = 1024  # characters; a token of 128 bytes takes 512
 LINE = re.compile(r"([0-9]{1,9}) (b?'.*'|b?\".*\") ([0-9]{1,9})", re.DOTALL)
@@ -111,6 +113,14 @@ class WorldTokenizer:
         return b"".join(self.tokens.get(int(i), b"") for i in ids)
 
     @functools.cached_property
+    def turn_ends(self) -> tuple[int, ...]:
+        """The ids that end a turn of a conversation: of whatever ends in an empty line.
+
+        Not of a thought, which has such lines within.
+        """
+        return tuple(i for i, token in self.tokens.items() if token.endswith(b"\n\n"))
+
+    @functools.cached_property
     def _lengths(self) -> dict[bytes, tuple[int, ...]]:
         """By the first two bytes, how long tokens are, longest first and at last 1.
 
@@ -121,6 +131,30 @@ class WorldTokenizer:
             if len(token) > 1:
                 found.setdefault(token[:2], {1}).add(len(token))
         return {k: tuple(sorted(x, reverse=True)) for k, x in found.items()}
+
+
+def find(checkpoint: str | Path) -> Path:
+    """Finds the vocabulary file of a checkpoint.
+
+    Args:
+        checkpoint: a directory, or a file in one, that may hold it; else it is that of
+            the package `rwkv`, if this is installed. Nothing of it is run.
+
+    Raises:
+        FileNotFoundError: if it is in neither.
+    """
+    path = Path(checkpoint)
+    places = [path if path.is_dir() else path.parent]
+    package = importlib.util.find_spec("rwkv")
+    if package is not None and package.origin is not None:
+        places.append(Path(package.origin).parent)
+    for place in places:
+        if (place / VOCABULARY).is_file():
+            return place / VOCABULARY
+    raise FileNotFoundError(
+        f"{places[0]} lacks {VOCABULARY}, the vocabulary of RWKV's World models: put "
+        "it there, or install the package that holds it: pip install --no-deps rwkv"
+    )
 
 
 def read(path: str | Path) -> WorldTokenizer:
