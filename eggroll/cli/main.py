@@ -24,10 +24,17 @@ OWN_OPTIONS = {
 }
 # What the extra `cli` brings, by the names under which it is imported.
 EXTRA = ("PIL", "matplotlib", "orbax", "tqdm", "yaml")
+# What `sample --model ...` hands its arguments to: nothing here knows what it does.
+SPEAKER = "models.llm.speak:main"
 SETTINGS_HELP = """\
 Every setting of the file can be given here too, by its last name, or dotted where that
 is not unique: --population 8192 --sigma 0.1 --optimizer sgd --optimizer.b1 0.95
 `eggroll info CONFIG` lists them all.
+"""
+SPEAKER_HELP = """\
+With --model, a checkpoint of a language model answers instead: a directory as Hugging
+Face's, a GGUF file, or an RWKV-7. It has options of its own:
+    eggroll sample --model FILE_OR_DIR --help
 """
 
 
@@ -37,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The tasks and models of a clone are found although only `eggroll` is installed.
     sys.path.insert(0, str(Path.cwd()))
     try:
+        if _is_for_speaker(arguments):
+            return _speak(arguments[1:])
         arguments, overrides = _split(arguments)
         options = _parser().parse_args(arguments)
         return options.run(options, overrides)
@@ -55,6 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _refuse(reason: str) -> int:
     print(f"eggroll: {reason}", file=sys.stderr)
     return 2
+
+
+def _is_for_speaker(arguments: list[str]) -> bool:
+    names = [word.partition("=")[0] for word in arguments]
+    return names[:1] == ["sample"] and "--model" in names
 
 
 def _split(arguments: list[str]) -> tuple[list[str], Overrides]:
@@ -120,8 +134,8 @@ def _describe_training(command: Callable[..., argparse.ArgumentParser]) -> None:
 def _describe_looking(command: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands that look at runs."""
 
-    def from_checkpoint(name, run, description, another):
-        made = command(name, run, description)
+    def from_checkpoint(name, run, description, another, **more):
+        made = command(name, run, description, **more)
         made.add_argument("directory", metavar="RUN")
         made.add_argument("--step", type=int, help="of the checkpoint; the newest")
         made.add_argument("--seed", type=int, default=0, help=f"another {another}; 0")
@@ -131,7 +145,9 @@ def _describe_looking(command: Callable[..., argparse.ArgumentParser]) -> None:
     from_checkpoint("eval", _evaluate, about, "validation")
 
     about = "continue a text with a run's language model"
-    sample = from_checkpoint("sample", _sample, about, "text")
+    more = {"epilog": SPEAKER_HELP}
+    sample = from_checkpoint("sample", _sample, about, "text", **more)
+    sample.usage = "eggroll sample (RUN | --model FILE_OR_DIR) [--OPTION VALUE ...]"
     sample.add_argument("--prompt", default="", help="what to continue; nothing")
     sample.add_argument("--length", type=int, default=400, help="in bytes; 400")
     sample.add_argument(
@@ -191,6 +207,12 @@ def _sample(options: argparse.Namespace, _: Overrides) -> int:
         options.prompt.encode(), options.length, options.temperature, options.seed
     )
     return commands.sample(options.directory, options.step, wanted, _say)
+
+
+def _speak(arguments: list[str]) -> int:
+    from eggroll.config import lookup
+
+    return lookup.locate(SPEAKER)(arguments)
 
 
 def _render(options: argparse.Namespace, _: Overrides) -> int:
