@@ -13,6 +13,11 @@ HARMLESS = {
     *("do_sample", "temperature", "top_p", "max_length", "max_new_tokens", "use_cache"),
     "_from_model_config",
 }
+# Fields of which these values change nothing.
+NEUTRAL = {
+    **{"repetition_penalty": 1.0, "length_penalty": 1.0, "typical_p": 1.0},
+    **{"top_k": 0, "min_p": 0.0, "num_beams": 1, "no_repeat_ngram_size": 0},
+}
 
 
 class Settings(NamedTuple):
@@ -42,6 +47,8 @@ def generation_settings(directory: str | os.PathLike) -> Settings:
             1.0 if temperature is None else temperature, 1.0 if top_p is None else top_p
         )
     ignored = {
-        name: x for name, x in fields.items() if name not in HARMLESS and x is not None
+        name: x
+        for name, x in fields.items()
+        if name not in HARMLESS and x not in (None, NEUTRAL.get(name))
     }
     return Settings(end_tokens(fields.get("eos_token_id")), sampling, ignored)

@@ -147,6 +147,8 @@ def test_what_their_makers_say_of_generation_is_told(tensors, tmp_path):
         "top_p": 0.8,
         "top_k": 20,
         "repetition_penalty": 1.1,
+        "length_penalty": 1.0,  # nothing that would change
+        "num_beams": None,
         "eos_token_id": [3, 5],
         "pad_token_id": 3,
     }
