@@ -145,6 +145,9 @@ def from_huggingface(fields: Mapping[str, Any]) -> TransformerConfig:
     missing = [name for name in REQUIRED if fields.get(name) is None]
     if missing:
         raise ValueError(f"config.json lacks {', '.join(missing)}.")
+    sizes = {name: fields[name] for name in REQUIRED}
+    if wrong := {x: n for x, n in sizes.items() if type(n) is not int or n < 1}:
+        raise ValueError(f"A Transformer's sizes are positive integers: {wrong}.")
     _refuse(family, fields)
     given = {name: x for name, x in fields.items() if x is not None}
     heads, width = fields["num_attention_heads"], fields["hidden_size"]

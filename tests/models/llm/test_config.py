@@ -70,7 +70,10 @@ def test_a_window_that_is_not_used_is_full_attention(windows):
         ({"layer_types": ["sliding_attention"] * 2}, "sliding_attention are not"),
         ({"hidden_size": None}, "config.json lacks hidden_size"),
         ({"num_key_value_heads": 3}, "4 heads do not divide .* 3"),
-        ({"vocab_size": 0}, "positive integers: {'vocabulary': 0}"),
+        ({"vocab_size": 0}, "positive integers: {'vocab_size': 0}"),
+        ({"num_key_value_heads": 0}, "positive integers: {'kv_heads': 0}"),
+        ({"num_attention_heads": 0}, "integers: {'num_attention_heads': 0}"),
+        ({"hidden_size": "32"}, "positive integers: {'hidden_size': '32'}"),
         ({"head_dim": 7}, "head_dim must be even"),
     ],
 )
