@@ -1,21 +1,15 @@
 """What the commands of the command line do, given a way to say things."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import jax
-from jaxtyping import PyTree
-
 from eggroll import runs, training
-from eggroll.config import load, plain, yamlfile
+from eggroll.config import load
 from eggroll.errors import UserError
-from eggroll.evolution import memory
-from eggroll.evolution.report import coverage
 from eggroll.runs import Checkpoints, Restored, Run, animation, curves, metrics
 from eggroll.sweep import search
-from eggroll.task import first_row, validate
+from eggroll.task import validate
 from eggroll.training import Experiment, Purpose, Stop, instantiate, key_for
 from eggroll.training.budget import is_reached
 
@@ -29,6 +23,7 @@ def train(config: str, overrides: Overrides, say: Say) -> int:
     """Starts a run; nothing is written before all is checked."""
     loaded = load(config, overrides, name=Path(config).stem)
     experiment = training.prepare(loaded)
+    experiment.task.ready()
     return _train(experiment, runs.create(loaded), say)
 
 
@@ -37,7 +32,9 @@ def resume(directory: str, overrides: Overrides, say: Say) -> int:
     run = runs.load(directory)
     if overrides:
         run = runs.change(run, overrides)
-    return _train(training.prepare(run.config), run, say)
+    experiment = training.prepare(run.config)
+    experiment.task.ready()
+    return _train(experiment, run, say)
 
 
 def evaluate(directory: str, step: int | None, seed: int, say: Say) -> int:
@@ -160,65 +157,6 @@ def sweep(config: str, overrides: Overrides, trials: int, seeds: int, say: Say) 
     say((found.path / "table.md").read_text(encoding="utf-8").rstrip())
     say(f"{found.path}: sweep.json, table.md, sweep.png, and each run")
     return 0 if found.record.ranked() else 1
-
-
-def info(config: str, overrides: Overrides, say: Say) -> int:
-    """Tells what a config would run; computes nothing but one batch of data."""
-    loaded = load(config, overrides, name=Path(config).stem)
-    experiment = training.prepare(loaded)
-    say(yamlfile.dump(plain(loaded)))
-    about = inspect.getdoc(experiment.task) or ""
-    say(f"{loaded.task.path}: {about.partition(chr(10))[0]}")
-    leaves = jax.tree.leaves(jax.eval_shape(experiment.task.init, jax.random.key(0)))
-    say(f"{sum(leaf.size for leaf in leaves):,} parameters in {len(leaves)} arrays")
-    ranks = {"eggroll": loaded.strategy.rank, "openes": None}
-    if loaded.algorithm in ranks:
-        _tell_plan(experiment, ranks[loaded.algorithm], say)
-    return 0
-
-
-def _tell_plan(experiment: Experiment, rank: int | None, say: Say) -> None:
-    """Says how each parameter is perturbed, and how much memory that takes."""
-    config, task, _ = experiment
-    strategy = instantiate.strategy(config, rank=rank)
-    key = jax.random.key(config.seed)
-    params = jax.eval_shape(lambda: instantiate.precise(config, task.init(key)))
-    data = first_row(task.batch(task.initial_state(), 0, key), task.data_axes)
-    carry = first_row(task.initial_carry(strategy.population), 0)
-    evaluate = lambda params, data, carry, *, key: task.evaluate(
-        params, data, carry, key
-    )
-    found = _abstractly(
-        lambda params: coverage(
-            evaluate, params, data, carry, rank=rank, rules=strategy.rules
-        ),
-        params,
-    )
-    say(f"\n{found}\n")
-    devices = instantiate.mesh(config).size
-    members = strategy.population // devices
-    budget = memory.budget()
-    chunk = strategy.chunk_size or memory.rows_within(budget, found.bytes_per_member)
-    say(
-        f"{strategy.population:,} members on {devices} device(s), at once "
-        f"{min(chunk, members):,} on each: at most {_size(found.bytes_per_member)} a "
-        f"member, {_size(budget)} a device"
-    )
-
-
-def _abstractly(function: Callable[[PyTree], T], like: PyTree) -> T:
-    """What `function` finds out about arrays like these, without having them."""
-    found = []
-    jax.eval_shape(lambda arrays: found.append(function(arrays)), like)
-    return found[0]
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.3g} TiB"
 
 
 def _train(experiment: Experiment, run: Run, say: Say) -> int:

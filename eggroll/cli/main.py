@@ -182,9 +182,9 @@ def _train(options: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _info(options: argparse.Namespace, overrides: Overrides) -> int:
-    from eggroll.cli import commands
+    from eggroll.cli import plan
 
-    return commands.info(options.config, overrides, _say)
+    return plan.info(options.config, overrides, _say)
 
 
 def _sweep(options: argparse.Namespace, overrides: Overrides) -> int:

@@ -27,7 +27,7 @@ def check_task(task: Task, population: int = 2) -> dict[str, float]:
             protocol says.
     """
     key = jax.random.key(0)
-    check_evaluation(task, population, first_batch(task, key))
+    check_evaluation(task, population, first_batch(task))
     return validate(task, task.init(key), task.initial_state(), key)
 
 
@@ -51,13 +51,13 @@ def validate(
     return numbers
 
 
-def first_batch(task: Task, key: PRNGKeyArray) -> PyTree:
-    """What step 0 reads, of a task seen to have all the methods of the protocol."""
+def first_batch(task: Task) -> PyTree:
+    """The form of a batch, of a task seen to have all the methods of the protocol."""
     methods = [name for name in vars(Task) if inspect.isfunction(getattr(Task, name))]
     for name in methods:
         if not name.startswith("_") and not callable(getattr(task, name, None)):
             raise _error(task, f"has no method {name!r}: inherit from eggroll.Task")
-    return task.batch(task.initial_state(), 0, key)
+    return task.batch_like()
 
 
 def check_evaluation(task: Task, population: int, data: PyTree) -> None:
@@ -69,7 +69,7 @@ def check_evaluation(task: Task, population: int, data: PyTree) -> None:
         data: From `first_batch`; its forms alone count.
     """
     key = jax.random.key(0)
-    params = jax.eval_shape(task.init, key)
+    params = task.params_like()
     if not any(_is_learnable(leaf) for leaf in jax.tree.leaves(params)):
         raise _error(
             task, "init: expected an array of floats among the leaves, got none"
@@ -82,7 +82,7 @@ def check_evaluation(task: Task, population: int, data: PyTree) -> None:
                 f"initial_carry: expected a leading axis of the population, "
                 f"{population}, got {_form(leaf)} at {_place(path)}",
             )
-    row = first_row(data, task.data_axes)
+    row = jax.eval_shape(lambda data: first_row(data, task.data_axes), data)
     aux = _check_member(task, params, row, first_row(carry, 0), key)
     stacked = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((population, *leaf.shape), leaf.dtype), aux

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 
@@ -26,7 +27,8 @@ class Task(Protocol):
         samples: The plural name of what `aux["steps"]` counts, such as "frames".
         reference: Values of the headline metric worth a line in the curve, by name.
         score: `(aux, data) -> fitness (N,)`, for scoring on the host, in place of the
-            fitness that `evaluate` returns. `aux` is stacked over the members.
+            fitness that `evaluate` returns; or `(fitness, metrics)`, the latter numbers
+            by name for the log. `aux` is stacked over the members.
         algorithms: Further algorithms, by name: `(task, config) -> Algorithm`.
     """
 
@@ -70,6 +72,20 @@ class Task(Protocol):
         """Metrics of the unperturbed parameters, the headline one first."""
         ...
 
+    def ready(self) -> None:
+        """Raises `UserError` if something that a run needs is not there: weights, data.
+
+        Called before a run, when nothing else is wrong; not by those who only look.
+        """
+
+    def params_like(self) -> PyTree:
+        """The shapes and types of `init`, for tasks whose `init` reads files."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
+    def batch_like(self) -> PyTree:
+        """What a `batch` is, or its shapes and types, for tasks whose `batch` does."""
+        return self.batch(self.initial_state(), 0, jax.random.key(0))
+
     def initial_state(self) -> PyTree:
         """What the members share and learn together, such as statistics of inputs."""
         return ()
@@ -101,7 +117,7 @@ def rows(data: PyTree, axes: Any) -> int:
 
     def count(axis: int | None, branch: PyTree) -> None:
         if axis is not None:
-            counts.extend(jnp.shape(leaf)[axis] for leaf in jax.tree.leaves(branch))
+            counts.extend(np.shape(leaf)[axis] for leaf in jax.tree.leaves(branch))
 
     jax.tree.map(count, axes, data, is_leaf=lambda one: one is None)
     return counts[-1]

@@ -259,10 +259,12 @@ def _scored_on_host(task: Task, ask: Callable, learn: Callable) -> Callable:
 
     def step(state: State, data: PyTree) -> tuple[State, Metrics]:
         (fitness, carry, aux), generation = ask(state, data)
-        scores = score(jax.device_get(aux), data)
+        scored = score(jax.device_get(aux), data)
+        scores, told = scored if isinstance(scored, tuple) else (scored, {})
         with instantiate.blaming(f"{type(task).__name__}: score"):
             scores = one_per_member(scores, fitness.shape[0], "fitness")
-        return learn(state, generation, scores, carry, aux)
+        state, metrics = learn(state, generation, scores, carry, aux)
+        return state, metrics | told
 
     return step
 

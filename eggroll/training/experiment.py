@@ -1,10 +1,12 @@
 """A run's settings turned into what is needed to train or evaluate it."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from eggroll.config.schema import Config
 from eggroll.runs import metrics
@@ -39,39 +41,40 @@ def prepare(config: Config) -> Experiment:
     metrics.check_sinks(config)
     task = instantiate.task(config)
     algorithm = algorithms.find(task, config)
-    data = first_batch(task, jax.random.key(config.seed))
+    data = first_batch(task)
     members = algorithm.members or rows(data, task.data_axes)
     check_evaluation(task, members, data)
     experiment = Experiment(config, task, algorithm._replace(members=members))
     with instantiate.blaming("strategy"):
-        state = jax.eval_shape(lambda: _state(experiment))
+        like = functools.partial(_state, experiment)
+        state = jax.eval_shape(like, task.params_like())
         jax.eval_shape(algorithm.trial, state, data)
     return experiment
 
 
 def initial_state(experiment: Experiment) -> State:
     """The state before the first step, laid out over the devices."""
-    config, _, algorithm = experiment
+    config, task, algorithm = experiment
     mesh = instantiate.mesh(config)
+    params = task.init(key_for(jax.random.key(config.seed), Purpose.INIT))
     everywhere = NamedSharding(mesh, PartitionSpec())
     # A carry that is none of the population's, as of `backprop`, cannot be split.
     is_split = algorithm.members % mesh.size == 0
     by_member = NamedSharding(mesh, PartitionSpec("population"))
-    state = jax.device_put(_state(experiment), everywhere)
+    state = jax.device_put(_state(experiment, params), everywhere)
     return state._replace(
         carry=jax.device_put(state.carry, by_member if is_split else everywhere)
     )
 
 
-def _state(experiment: Experiment) -> State:
+def _state(experiment: Experiment, params: PyTree) -> State:
     config, task, algorithm = experiment
-    key = jax.random.key(config.seed)
-    params = instantiate.precise(config, task.init(key_for(key, Purpose.INIT)))
+    params = instantiate.precise(config, params)
     return State(
         params=params,
         opt_state=algorithm.init(params),
         step=jnp.int32(0),
-        key=key,
+        key=jax.random.key(config.seed),
         task=jax.tree.map(jnp.asarray, task.initial_state()),
         carry=jax.tree.map(jnp.asarray, task.initial_carry(algorithm.members)),
     )

@@ -74,7 +74,7 @@ def precise(config: Config, params: PyTree) -> PyTree:
         leaf = jnp.asarray(leaf)
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-    return jax.tree.map(cast, params) if config.precision != "float32" else params
+    return jax.tree.map(cast, params)
 
 
 def mesh(config: Config) -> Mesh:

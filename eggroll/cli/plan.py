@@ -1,0 +1,101 @@
+"""What `eggroll info` tells: what a config would run, and the room it would take."""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+from jaxtyping import PyTree
+
+from eggroll import training
+from eggroll.config import load, plain, yamlfile
+from eggroll.evolution import memory
+from eggroll.evolution.report import Coverage, coverage
+from eggroll.evolution.strategy import EvolutionStrategy
+from eggroll.task import first_row
+from eggroll.training import Experiment, instantiate
+
+
+Say = Callable[[str], None]
+T = TypeVar("T")
+
+
+def info(config: str, overrides: Sequence[tuple[str, str]], say: Say) -> int:
+    """Tells what a config would run; reads no weights, and computes nothing."""
+    loaded = load(config, overrides, name=Path(config).stem)
+    experiment = training.prepare(loaded)
+    say(yamlfile.dump(plain(loaded)))
+    about = inspect.getdoc(experiment.task) or ""
+    say(f"{loaded.task.path}: {about.partition(chr(10))[0]}")
+    leaves = jax.tree.leaves(experiment.task.params_like())
+    say(f"{sum(leaf.size for leaf in leaves):,} parameters in {len(leaves)} arrays")
+    ranks = {"eggroll": loaded.strategy.rank, "openes": None}
+    if loaded.algorithm in ranks:
+        _tell_population(experiment, ranks[loaded.algorithm], say)
+    return 0
+
+
+def _tell_population(experiment: Experiment, rank: int | None, say: Say) -> None:
+    """Says how each parameter is perturbed, and what that takes of each device."""
+    config, task, algorithm = experiment
+    strategy = instantiate.strategy(config, rank=rank)
+    precise = functools.partial(instantiate.precise, config)
+    params = jax.eval_shape(precise, task.params_like())
+    found = _coverage(experiment, strategy, params)
+    say(f"\n{found}\n")
+    mesh = instantiate.mesh(config)
+    members, budget = strategy.population // mesh.size, memory.budget()
+    chunk = strategy.chunk_size or memory.rows_within(budget, found.bytes_per_member)
+    chunk = min(chunk, members)
+    axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    say(f"mesh: {axes}")
+    say(
+        f"{strategy.population:,} members on {mesh.size} device(s), at once "
+        f"{chunk:,} on each: at most {_size(found.bytes_per_member)} a member, "
+        f"{_size(budget)} a device"
+    )
+    kept = jax.eval_shape(algorithm.init, params)
+    layouts = [leaf.layout for leaf in found.leaves]
+    evolving = sum(4 * math.prod(x.shape) for x in layouts if not x.is_frozen)
+    say(
+        f"of each device: parameters {_size(_bytes(params))}, optimiser "
+        f"{_size(_bytes(kept))}; while members are evaluated, "
+        f"{_size(chunk * found.bytes_per_member)} beside them; while weights are "
+        f"updated, {_size(evolving)} of gradients"
+    )
+
+
+def _coverage(
+    experiment: Experiment, strategy: EvolutionStrategy, params: PyTree
+) -> Coverage:
+    task = experiment.task
+    axes = task.data_axes, 0
+    given = task.batch_like(), task.initial_carry(strategy.population)
+    data, carry = jax.eval_shape(lambda given: first_row(given, axes), given)
+    evaluate = lambda params, data, carry, *, key: task.evaluate(
+        params, data, carry, key
+    )
+    cover = functools.partial(coverage, rank=strategy.rank, rules=strategy.rules)
+    return _abstractly(lambda params: cover(evaluate, params, data, carry), params)
+
+
+def _abstractly(function: Callable[[PyTree], T], like: PyTree) -> T:
+    """What `function` finds out about arrays like these, without having them."""
+    found = []
+    jax.eval_shape(lambda arrays: found.append(function(arrays)), like)
+    return found[0]
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"
