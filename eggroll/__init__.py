@@ -1,14 +1,14 @@
 """Evolution strategies at nearly the price of inference, for any JAX model.
 
-`EvolutionStrategy` estimates gradients from the fitness of a population of perturbed
-models, and any optimiser of optax follows them; `IntegerStrategy` evolves models that
-compute in integers. `perturbed` is the transformation beneath both, and `coverage`
-tells what it does to a model. What the command line learns is a `Task`.
+`EvolutionStrategy` estimates gradients from a population of perturbed models, for any
+optimiser of optax; `IntegerStrategy` evolves integers. `perturbed` is beneath both, and
+`coverage` tells what it does to a model. What the command line learns is a `Task`.
 """
 
 from eggroll.errors import UserError
 from eggroll.evolution import adaptation, shaping
 from eggroll.evolution.clipup import clipup
+from eggroll.evolution.factors import Factors
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.learning_rates import sgd_learning_rate
 from eggroll.evolution.leaves import filled, trainable
@@ -31,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Coverage",
     "EvolutionStrategy",
+    "Factors",
     "Generation",
     "IntegerStrategy",
     "Perturbed",

@@ -25,23 +25,23 @@ from eggroll.evolution import (
     pytrees,
 )
 from eggroll.evolution.calls import Call
+from eggroll.evolution.drawing import Drawing
 from eggroll.evolution.generation import Generation
-from eggroll.evolution.members import Drawn, Members, perturb
+from eggroll.evolution.members import Members, perturb
 from eggroll.evolution.tracing import Trace, trace
-from eggroll.evolution.validation import check_index, check_population, checked_step
+from eggroll.evolution.validation import check_population, checked_step
 from eggroll.perturbation import jaxprs
-from eggroll.perturbation.interpreter import Observer, is_perturbed
+from eggroll.perturbation.interpreter import Observer
 from eggroll.perturbation.layout import Layout
 from eggroll.perturbation.rules import Rule, Rules
-from eggroll.perturbation.scale import Scale
 from eggroll.perturbation.transform import evaluate, ignore
 
 
 @dataclasses.dataclass(frozen=True)
-class Population(abc.ABC):
+class Population(Drawing):
     """A population of perturbed models, evaluated in chunks and over devices.
 
-    Strategies say how leaves are perturbed (`_plan`, `_scale`), with which noise, and
+    Strategies say how leaves are perturbed (`_plan`), with which noise (`Drawing`), and
     what is learnt from a generation.
     """
 
@@ -93,53 +93,35 @@ class Population(abc.ABC):
         def run(
             params: PyTree, key: PRNGKeyArray, /, *args: Any, step: Any = None, **kwargs
         ) -> tuple[PyTree, Generation]:
-            calls.check_key(key)
-            call = calls.opened(apply, (params, *args), kwargs, step=step)
-            call = call._replace(function=calls.without_state(call.function))
-            source = self._source(key, step)
-            traced = self._trace(call, in_axes, source)
-            generation = self._generation(traced, call.params, source)
+            how = self._described(apply, in_axes, params, key, args, kwargs, step)
+            traced, generation = how
             outputs = self._evaluate(traced, generation)
             return traced.results.arranged(outputs), generation
 
         return run
 
-    def member(
-        self, generation: Generation, params: PyTree, index: Int[Array, ""] | int
-    ) -> PyTree:
-        """Returns the parameters of one member, written out.
+    def generation(
+        self, apply: Callable, *, in_axes: Any = None
+    ) -> Callable[..., Generation]:
+        """Like `ask`, but evaluates nothing: for members that others evaluate.
 
         Args:
-            generation: from `ask`, of this strategy or one like it.
-            params: the parameters it was asked with.
-            index: of the member, from 0; 2p and 2p + 1 are a pair.
+            apply: tells how the parameters are used, as in `ask`.
+            in_axes: as in `ask`.
 
-        Raises:
-            ValueError: if there is no such member, if the parameters are not like those
-                the generation was asked with, or if it was asked for by a strategy with
-                other noise.
+        Returns:
+            `run(params, key, *args, step=0, **kwargs) -> generation`, the one that
+            `ask` would return; of parameters and arguments the shapes will do.
         """
-        generation.check(self._noise_settings)
-        check_index(index, self.population)
-        call = calls.opened(lambda params: params, (params,), {})
-        arrays = [jnp.asarray(x) for x in generation.arrays(call.params)]
-        drawn = self._draw(generation, jnp.atleast_1d(jnp.asarray(index)))
-        drawn = jax.tree.map(lambda x: x[0] if x.ndim else x, drawn)  # scales: shared
-        one = perturb(arrays, generation.layouts, drawn)
-        written = (x.materialise() if is_perturbed(x) else x for x in one)
-        return call.function(generation.arranged(written, call.params))[0]
+
+        def run(
+            params: PyTree, key: PRNGKeyArray, /, *args: Any, step: Any = None, **kwargs
+        ) -> Generation:
+            return self._described(apply, in_axes, params, key, args, kwargs, step)[1]
+
+        return run
 
     # --- What a strategy says
-
-    @property
-    @abc.abstractmethod
-    def _pairs(self) -> bool:
-        """Whether members 2p and 2p + 1 mirror each other."""
-
-    @property
-    @abc.abstractmethod
-    def _distribution(self) -> str:
-        """Of the factors' entries: a name in `noise.DISTRIBUTIONS`."""
 
     @abc.abstractmethod
     def _plan(
@@ -149,17 +131,6 @@ class Population(abc.ABC):
 
         A loss obeys `jax.lax.stop_gradient`.
         """
-
-    @abc.abstractmethod
-    def _scale(self, layout: Layout, generation: Generation) -> Scale:
-        """What the product of a leaf's factors is multiplied by."""
-
-    @property
-    def _noise_settings(self) -> tuple[tuple[str, Any], ...]:
-        """What decides the noise of a generation, beside its plan."""
-        names = ("population", "noise_reuse")
-        settings = [(name, getattr(self, name)) for name in names]
-        return (*settings, ("scheme", noises.SCHEME))
 
     def _sigma(self, step: Int[Array, ""] | int) -> Float[Array, ""] | None:
         """Sigma at a step, where it may change."""
@@ -171,6 +142,23 @@ class Population(abc.ABC):
         return ignore
 
     # --- How it is evaluated
+
+    def _described(
+        self,
+        apply: Callable,
+        in_axes: Any,
+        params: PyTree,
+        key: PRNGKeyArray,
+        args: tuple,
+        kwargs: dict[str, Any],
+        step: Any,
+    ) -> tuple[Trace, Generation]:
+        calls.check_key(key)
+        call = calls.opened(apply, (params, *args), kwargs, step=step)
+        call = call._replace(function=calls.without_state(call.function))
+        source = self._source(key, step)
+        traced = self._trace(call, in_axes, source)
+        return traced, self._generation(traced, call.params, source)
 
     def _trace(self, call: Call, in_axes: Any, source: tuple) -> Trace:
         compilers.warn_if_known_bad()
@@ -236,26 +224,6 @@ class Population(abc.ABC):
         axes = [0 if mapped else None for mapped in traced.is_mapped]
         run = jax.vmap(one, in_axes=(by_member, axes, 0))
         return run(drawn, list(data), keys)
-
-    def _draw(self, generation: Generation, index: Int[Array, " members"]) -> Drawn:
-        """Draws the perturbations of some members."""
-        members = Members.of(index, antithetic=self._pairs)
-        layouts = generation.layouts
-        drawn = noises.draw(
-            layouts,
-            self._noise_key(generation),
-            members.pair[:: members.repeat],
-            self._distribution,
-            members.repeat,
-            members.sign,
-        )
-        return [
-            None if layout.is_frozen else (factors, self._scale(layout, generation))
-            for layout, factors in zip(layouts, drawn, strict=True)
-        ]
-
-    def _noise_key(self, generation: Generation) -> PRNGKeyArray:
-        return noises.generation_key(generation.key, generation.step, self.noise_reuse)
 
     def _sum_over_pairs(
         self,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
-from eggroll.evolution import estimate, notices, shaping as shapings
+from eggroll.evolution import estimate, factors, notices, shaping as shapings
 from eggroll.evolution.distributions import Noise, unit_scale
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.gradient_estimator import GradientEstimator
@@ -163,6 +163,31 @@ class EvolutionStrategy(GradientEstimator):
                 total, layout, self.noise, factor, unit, self.gradient_dtype
             )
             for total, layout in zip(sums, generation.layouts, strict=True)
+        )
+
+    def factors(self, generation: Generation, index: Int[Array, ""] | int) -> PyTree:
+        """Returns what one member adds to the parameters, as thin factors.
+
+        An adapter, such as a server of models takes: `member` without the parameters,
+        and without a matrix that is written out.
+
+        Args:
+            generation: from `ask` or `generation`, of this strategy or one like it.
+            index: of the member, from 0; 2p and 2p + 1 are a pair.
+
+        Returns:
+            A pytree like the parameters, with `Factors` for leaves that evolve and None
+            for others.
+
+        Raises:
+            ValueError: if there is no such member, or if the generation was asked for
+                by a strategy with other noise.
+        """
+        drawn = self._draw_one(generation, index)
+        scale = lambda layout: self._scale(layout, generation)
+        return generation.arranged(
+            None if one is None else factors.of(layout, one[0], scale(layout))
+            for layout, one in zip(generation.layouts, drawn, strict=True)
         )
 
     def _counted(self, fitness: Num[Any, " population"]) -> Bool[Any, " population"]:
