@@ -39,7 +39,7 @@ def resume(directory: str, overrides: Overrides, say: Say) -> int:
 
 def evaluate(directory: str, step: int | None, seed: int, say: Say) -> int:
     """Validates a run's parameters on seeds that no validation of its training used."""
-    run, experiment, restored = _restore(directory, step, say)
+    run, experiment, restored = restore(directory, step, say)
     state = restored.state
     key = key_for(state.key, Purpose.EVALUATE, seed)
     say(f"{run.path} at step {restored.step}")
@@ -59,7 +59,7 @@ class Sample(NamedTuple):
 
 def sample(directory: str, step: int | None, wanted: Sample, say: Say) -> int:
     """Continues a text with the model of a run whose task has a method `sample`."""
-    run, experiment, restored = _restore(directory, step, say)
+    run, experiment, restored = restore(directory, step, say)
     make = getattr(experiment.task, "sample", None)
     if make is None:
         task = type(experiment.task).__name__
@@ -92,7 +92,7 @@ def render(directory: str, step: int | None, wanted: Film, say: Say) -> int:
     animation.check_path(path)
     if wanted.steps is not None and wanted.steps < 1:
         raise UserError(f"--steps: expected at least 1, got {wanted.steps}")
-    run, experiment, restored = _restore(directory, step, say)
+    run, experiment, restored = restore(directory, step, say)
     make = getattr(experiment.task, "render", None)
     if make is None:
         task = type(experiment.task).__name__
@@ -105,7 +105,7 @@ def render(directory: str, step: int | None, wanted: Film, say: Say) -> int:
     return 0
 
 
-def _restore(
+def restore(
     directory: str, step: int | None, say: Say
 ) -> tuple[Run, Experiment, Restored]:
     """A run and the state that one of its checkpoints holds, the newest by default."""

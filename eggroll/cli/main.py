@@ -161,6 +161,24 @@ def _describe_looking(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     render.add_argument("--steps", type=int, help="at most; the whole episode")
 
+    about = "write what a run learnt for others to read"
+    export = command("export", _export, about)
+    export.add_argument("directory", metavar="RUN")
+    export.add_argument("--step", type=int, help="of the checkpoint; the newest")
+    export.add_argument(
+        "--format",
+        choices=("hf", "lora", "safetensors"),
+        required=True,
+        help="for transformers, for PEFT, or arrays by name, of any run",
+    )
+    export.add_argument(
+        "--output", type=Path, help="a new directory; RUN/exports/step-STEP-FORMAT"
+    )
+    export.add_argument(
+        "--member", type=int, help="of the step's population; what was learnt"
+    )
+    export.add_argument("--rank", type=int, help="of what was learnt, as lora; 16")
+
     plot = command("plot", _plot, "draw the curve of each run")
     plot.add_argument("directories", metavar="RUN", nargs="+")
 
@@ -220,6 +238,15 @@ def _render(options: argparse.Namespace, _: Overrides) -> int:
 
     wanted = commands.Film(options.output, options.steps, options.seed)
     return commands.render(options.directory, options.step, wanted, _say)
+
+
+def _export(options: argparse.Namespace, _: Overrides) -> int:
+    from eggroll.cli import exporting
+
+    wanted = exporting.Wanted(
+        options.format, options.output, options.member, options.rank
+    )
+    return exporting.export(options.directory, options.step, wanted, _say)
 
 
 def _plot(options: argparse.Namespace, _: Overrides) -> int:

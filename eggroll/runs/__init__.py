@@ -3,7 +3,7 @@
 `eggroll.runs.curves` is imported by those who draw: matplotlib loads slowly.
 """
 
-from eggroll.runs import animation, metrics
+from eggroll.runs import animation, atomic, metrics, tensors
 from eggroll.runs.animation import Frame
 from eggroll.runs.checkpoint import Checkpoints, Restored, checksums
 from eggroll.runs.directory import Run, change, create, load, versions
@@ -15,10 +15,12 @@ __all__ = [
     "Restored",
     "Run",
     "animation",
+    "atomic",
     "change",
     "checksums",
     "create",
     "load",
     "metrics",
+    "tensors",
     "versions",
 ]

@@ -2,8 +2,11 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from eggroll.errors import UserError
 
 
 @contextlib.contextmanager
@@ -17,11 +20,34 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield new
         # Or a loss of power might keep the new name and lose what is in the file.
-        with new.open("rb+") as file:
-            os.fsync(file.fileno())
+        _flush(new)
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
+    _flush_names(path.parent)
+
+
+@contextlib.contextmanager
+def making(path: Path) -> Iterator[Path]:
+    """Hands out an empty directory, which takes the name of `path` at the end.
+
+    After a failure there is nothing of it.
+
+    Raises:
+        UserError: there is something of that name, which is left alone.
+    """
+    if path.exists():
+        raise UserError(f"{path} exists already, and nothing is written over it")
+    new = path.with_name(f".{path.name}.new")
+    shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+    new.mkdir(parents=True)
+    try:
+        yield new
+        for file in (x for x in new.rglob("*") if x.is_file()):
+            _flush(file)
+        new.rename(path)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
     _flush_names(path.parent)
 
 
@@ -29,6 +55,11 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file at once."""
     with replacing(path) as new:
         new.write_text(text, encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _flush_names(directory: Path) -> None:

@@ -12,6 +12,7 @@ from eggroll.training.budget import Outcome, Progress, Stop
 from eggroll.training.experiment import Experiment, initial_state, prepare
 from eggroll.training.integer import Stepping, integer_algorithm
 from eggroll.training.loop import train
+from eggroll.training.members import generation_of
 from eggroll.training.state import Purpose, State, key_for
 
 
@@ -29,6 +30,7 @@ __all__ = [
     "diagnostics",
     "evolution",
     "find",
+    "generation_of",
     "initial_state",
     "instantiate",
     "integer_algorithm",

@@ -105,8 +105,8 @@ def write(
     """Writes an adapter, float32.
 
     Leaves of a lower rank than others are filled up with zeros: not all servers read a
-    rank for each. A tied head is adapted as the embedding is, beside it: such an adapter
-    is to be applied, not merged by PEFT, which would add both to the one matrix.
+    rank for each. A tied head is adapted as the embedding is, beside it: apply such an
+    adapter, and do not merge it with PEFT, which would add both to the one matrix.
 
     Args:
         directory: is made if need be; it must not hold an adapter yet.

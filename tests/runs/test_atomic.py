@@ -8,6 +8,7 @@ from PIL import Image
 from toyrun import config
 
 from eggroll import runs
+from eggroll.errors import UserError
 from eggroll.runs import Frame, animation, atomic, curves, metrics
 from eggroll.sweep.record import Record
 
@@ -130,3 +131,33 @@ def test_films_and_strips_can_be_opened(path):
         assert (found.format, found.n_frames) == ("GIF", 2)
     with Image.open(path.with_name("strip.png")) as found:
         assert found.format == "PNG"
+
+
+def test_a_directory_is_there_once_it_is_whole(tmp_path):
+    path = tmp_path / "a" / "export"
+    with atomic.making(path) as new:
+        (new / "inner").mkdir()
+        (new / "inner" / "file.txt").write_text("one")
+        assert not path.exists()
+    assert (path / "inner" / "file.txt").read_text() == "one"
+    assert names(path.parent) == {"export"}
+
+
+def test_a_directory_that_fails_in_the_middle_leaves_nothing(tmp_path):
+    def write() -> None:
+        with atomic.making(tmp_path / "export") as new:
+            (new / "file.txt").write_text("on")
+            raise DiskFullError
+
+    for _ in range(2):
+        with pytest.raises(DiskFullError):
+            write()
+    assert names(tmp_path) == set()
+
+
+def test_a_directory_is_not_made_where_there_is_one(tmp_path):
+    with (
+        pytest.raises(UserError, match="exists already, and nothing is written over"),
+        atomic.making(tmp_path),
+    ):
+        pass
