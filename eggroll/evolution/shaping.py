@@ -1,7 +1,7 @@
 """Fitness shaping: pure functions from the raw fitness of N members to N weights.
 
-All but `none` and `centre` are free of scale: f and a f + b (a > 0) get the same
-weights, whatever the size of a, and nothing overflows on the way. (Of `centre` the
+All but `none`, `centre` and the like are free of scale: f and a f + b (a > 0) get the
+same weights, whatever the size of a, and nothing overflows on the way. (Of `centre` the
 weights grow with a, so that learning rates depend on the units of fitness.) Fitness
 comes in the type it was computed in, integers too, and what is scored outside JAX in
 float64; it is centred before it is narrowed. Members whose fitness is not finite are
@@ -99,7 +99,7 @@ def none(fitness: Num[Array, " members"]) -> Num[Array, " members"]:
     return fitness
 
 
-def centre(fitness: Num[Array, " members"]) -> Float[Array, " members"]:
+def centre(fitness: Num[Array, "*groups members"]) -> Float[Array, "*groups members"]:
     """Subtracts the mean and divides by nothing: weights in the units of fitness."""
     weights, units = deviations(fitness)
     for unit in units:
@@ -181,13 +181,15 @@ def pair_sign(fitness: Num[Array, " members"]) -> Float[Array, " members"]:
 
 
 def groups(size: int, spread: str = "global") -> Shaping:
-    """Makes a z-score about the mean of each group of `size` consecutive members.
+    """Makes deviations from the mean of each group of `size` consecutive members.
 
     Args:
         size: members a group; they read the same data, such as one prompt.
         spread: what the deviations are divided by: "global", the standard deviation of
             all of them (the paper's rule for language models), or "group", each
-            group's own. Where there is none, the weights are zero.
+            group's own; where there is none, the weights are zero. "none" divides by
+            nothing, as `centre` does: of two members alone, a z-score forgets by how
+            much they differ.
 
     Raises:
         ValueError: for an unknown spread, a size below 2, or, when shaping, a size that
@@ -204,8 +206,10 @@ class _Groups:
     spread: str
 
     def __post_init__(self) -> None:
-        if self.spread not in ("global", "group"):
-            raise ValueError(f"spread must be 'global' or 'group', got {self.spread!r}")
+        if self.spread not in ("global", "group", "none"):
+            raise ValueError(
+                f"spread must be 'global', 'group' or 'none', got {self.spread!r}"
+            )
         if self.size < 2:
             raise ValueError(
                 f"a group needs at least 2 members to compare, got size={self.size}"
@@ -217,7 +221,10 @@ class _Groups:
                 f"the group size must divide the population: got groups of "
                 f"{self.size} and {fitness.shape[0]} members"
             )
-        centred, _ = deviations(fitness.reshape(-1, self.size))
+        grouped = fitness.reshape(-1, self.size)
+        if self.spread == "none":
+            return centre(grouped).reshape(-1)
+        centred, _ = deviations(grouped)
         if self.spread == "group":
             centred = scaled_down(centred, axis=-1)[0]
             return standardised(centred, axis=-1).reshape(-1)

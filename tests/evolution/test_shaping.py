@@ -33,10 +33,13 @@ SHAPINGS = {
     "pair_sign": pair_sign,
     "groups": groups(4),
     "groups, own spread": groups(4, spread="group"),
+    "groups, undivided": groups(4, spread="none"),
 }
+UNDIVIDED = {"none", "centre", "groups, undivided"}
 each_shaping = pytest.mark.parametrize("shape", SHAPINGS.values(), ids=SHAPINGS.keys())
 each_relative = pytest.mark.parametrize(
-    "shape", [s for n, s in SHAPINGS.items() if n not in ("none", "centre")]
+    "shape",
+    [s for n, s in SHAPINGS.items() if n not in UNDIVIDED],
 )
 LAST = ranks(failed="last")
 
@@ -112,6 +115,12 @@ def test_groups_are_centred_each_on_its_own_mean(spread):
     axis = None if spread == "global" else 1
     scale = np.sqrt(np.mean(centred**2, axis=axis, keepdims=True))
     np.testing.assert_allclose(weights, centred / scale, rtol=1e-5)
+
+
+def test_groups_may_be_centred_and_no_more():
+    weights = groups(4, "none")(FITNESS)
+    expected = np.concatenate([centre(FITNESS[:4]), centre(FITNESS[4:])])
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
 
 
 def test_one_group_is_the_zscore():
@@ -262,7 +271,7 @@ def test_large_offsets_do_not_drown_the_differences(shape):
 
 def test_an_unknown_spread_is_refused():
     with pytest.raises(
-        ValueError, match="spread must be 'global' or 'group', got 'pair'"
+        ValueError, match="spread must be 'global', 'group' or 'none', got 'pair'"
     ):
         groups(4, spread="pair")
 
