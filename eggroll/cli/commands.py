@@ -159,6 +159,22 @@ def sweep(config: str, overrides: Overrides, trials: int, seeds: int, say: Say) 
     return 0 if found.record.ranked() else 1
 
 
+def check_reward(config: str, overrides: Overrides, say: Say) -> int:
+    """Attacks the reward of a task that has a method `check_reward`; 1 if it gives in.
+
+    The method is `(config, say) -> troubles`, the last of them in words.
+    """
+    loaded = load(config, overrides, name=Path(config).stem)
+    task = instantiate.task(loaded)
+    check = getattr(task, "check_reward", None)
+    if check is None:
+        raise UserError(f"{config}: the task {type(task).__name__} has no reward")
+    troubles = check(loaded, say)
+    for trouble in troubles:
+        say(f"not as it should be: {trouble}")
+    return 1 if troubles else 0
+
+
 def _train(experiment: Experiment, run: Run, say: Say) -> int:
     outcome = training.train(experiment, run, report=say)
     picture = curves.curve(run, experiment.task)

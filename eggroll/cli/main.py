@@ -21,6 +21,7 @@ OWN_OPTIONS = {
     "train": ("help", "resume"),
     "info": ("help",),
     "sweep": ("help", "trials", "seeds"),
+    "check-reward": ("help",),
 }
 # What the extra `cli` brings, by the names under which it is imported.
 EXTRA = ("PIL", "matplotlib", "orbax", "tqdm", "yaml")
@@ -130,6 +131,11 @@ def _describe_training(command: Callable[..., argparse.ArgumentParser]) -> None:
     sweep.add_argument("--trials", type=int, default=20, help="draws of settings; 20")
     sweep.add_argument("--seeds", type=int, default=3, help="runs of each; 3")
 
+    about = "attack a task's reward before a run does, and run nothing"
+    check = command("check-reward", _check_reward, about, epilog=SETTINGS_HELP)
+    check.usage = "eggroll check-reward CONFIG [--SETTING VALUE ...]"
+    check.add_argument("config", metavar="CONFIG", help="a YAML file")
+
 
 def _describe_looking(command: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands that look at runs."""
@@ -210,6 +216,12 @@ def _sweep(options: argparse.Namespace, overrides: Overrides) -> int:
 
     trials, seeds = options.trials, options.seeds
     return commands.sweep(options.config, overrides, trials, seeds, _say)
+
+
+def _check_reward(options: argparse.Namespace, overrides: Overrides) -> int:
+    from eggroll.cli import commands
+
+    return commands.check_reward(options.config, overrides, _say)
 
 
 def _evaluate(options: argparse.Namespace, _: Overrides) -> int:

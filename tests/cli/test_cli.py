@@ -80,6 +80,21 @@ def test_info_tells_what_would_run_and_leaves_nothing(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("troubles", [[], ["numbers in tags: 100% are paid in full"]])
+def test_a_reward_is_checked_by_its_task(path, capsys, monkeypatch, troubles):
+    import toy
+
+    def check(task, config, say):
+        say(f"{task.inputs} columns, population {config.strategy.population}")
+        return troubles
+
+    monkeypatch.setattr(toy.Line, "check_reward", check, raising=False)
+    assert command("check-reward", path, "--population", 16) == len(troubles)
+    said = capsys.readouterr().out
+    assert "columns, population 16\n" in said
+    assert ("not as it should be: numbers in tags" in said) == bool(troubles)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -92,6 +107,7 @@ def test_info_tells_what_would_run_and_leaves_nothing(
         (("train", "CONFIG", "--name", "a/b"), "expected a plain directory name"),
         (("train", "CONFIG", "--algorithm", "eggrol"), "did you mean 'eggroll'?"),
         (("train", "--resume", "nowhere"), "nowhere is no run"),
+        (("check-reward", "CONFIG"), "the task Line has no reward"),
         (("eval", "nowhere"), "nowhere is no run"),
         (("plot", "nowhere"), "nowhere is no run"),
         (("compare", "nowhere"), "nowhere is no run"),
