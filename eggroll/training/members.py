@@ -41,5 +41,5 @@ def generation_of(
 
     plan = strategy.generation(member, in_axes=(task.data_axes, 0))
     noise = key_for(state.key, Purpose.NOISE)
-    data = first_batch(task, state.key)  # of which the shapes matter
+    data = first_batch(task)  # of which the shapes matter
     return strategy, plan(state.params, noise, data, state.carry, step=state.step)

@@ -65,12 +65,18 @@ class Tokenizer(NamedTuple):
             max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         )
 
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a plain text, after the start token where one is usual.
+    def encode(self, text: str, *, begins: bool = True) -> list[int]:
+        """The tokens of a plain text.
 
         Names of special tokens in the text become those tokens.
+
+        Args:
+            text: of which to make tokens.
+            begins: whether a start token stands before it where one is usual; false for
+                what follows other tokens.
         """
-        return [*self.start, *self.backend.encode(text).ids]
+        found = self.backend.encode(text, add_special_tokens=begins).ids
+        return [*self.start, *found] if begins else found
 
     def decode(self, tokens: Iterable[int], *, special: bool = False) -> str:
         """The text of tokens; bytes that are no UTF-8 become U+FFFD.

@@ -59,8 +59,12 @@ class WorldTokenizer:
                 f"{missing[:4]}, of {len(missing)}"
             )
 
-    def encode(self, text: str | bytes) -> list[int]:
-        """Returns the ids: at each place the longest token that fits."""
+    def encode(self, text: str | bytes, *, begins: bool = True) -> list[int]:
+        """Returns the ids: at each place the longest token that fits.
+
+        No token stands before them, whether the text `begins` or follows others.
+        """
+        del begins
         data = text.encode() if isinstance(text, str) else bytes(text)
         ids, at = [], 0
         while at < len(data):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
 import numpy as np
+from jaxtyping import Int
 
 from eggroll import UserError
 
@@ -48,7 +49,13 @@ class Dataset:
     reward_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def rows(self, step: int, count: int, *, seed: int = 0) -> list[Row]:
-        """The rows that a step reads: each row of `train` once before any comes again.
+        """The rows that a step reads, in the order of `places`."""
+        return [self.train[i] for i in self.places(step, count, seed=seed).tolist()]
+
+    def places(
+        self, step: int, count: int, *, seed: int = 0
+    ) -> Int[np.ndarray, " count"]:
+        """Which rows of `train` a step reads: each once before any comes again.
 
         A pure function of its arguments, so that a resumed run reads what it would have
         read.
@@ -60,9 +67,7 @@ class Dataset:
         """
         size = len(self.train)
         places = range(step * count, (step + 1) * count)
-        return [
-            self.train[int(_order(seed, p // size, size)[p % size])] for p in places
-        ]
+        return np.asarray([_order(seed, p // size, size)[p % size] for p in places])
 
     def require(self, columns: Iterable[str]) -> None:
         """Refuses a dataset without a column that a reward reads.

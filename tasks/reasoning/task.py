@@ -1,0 +1,271 @@
+"""Answers that a program can check, by language models: the task of reasoning."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from eggroll import UserError
+from eggroll.config import Config
+from models.llm.generation import GREEDY, Completions, Sampling, generate
+from tasks.reasoning import attacks, scores, ties
+from tasks.reasoning.checkpoint import FromCheckpoint, blaming, padded
+from tasks.reasoning.grpo import GRPOSettings, algorithm as grpo_algorithm
+from tasks.reasoning.guard import Guard, Scored
+from tasks.reasoning.rows import Row
+
+
+GRPO_DEFAULTS = GRPOSettings()
+ATTACKED = 8  # problems that a reward is attacked on
+
+
+class Prompts(NamedTuple):
+    """What a step completes; with a leading dimension, too, of groups of members.
+
+    Attributes:
+        tokens: of the prompts, padded.
+        lengths: of each.
+        rows: of the dataset.
+    """
+
+    tokens: Int[Any, "prompts prompt_tokens"]
+    lengths: Int[Any, " prompts"]
+    rows: Int[Any, " prompts"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reasoning(FromCheckpoint):
+    """Complete prompts such that a reward is high.
+
+    Fitness is the mean reward of a member's completions; its best value and that of
+    chance are the reward's. The headline metric is `solved`, the share of held-out
+    prompts whose completion by the unperturbed model, always the likeliest token, gets
+    at least `solved_at`: best 1.
+
+    All members complete the same prompts, or (`groups`) each group of consecutive
+    members its own; then rewards are centred prompt by prompt within the group.
+
+    Attributes:
+        prompts: that a member completes in a step.
+        completions: of each prompt; more than one needs a temperature.
+        aggregate: what completions of one prompt are worth: "mean", "max", or "pass@K",
+            the estimated chance that one of K solves it.
+        divide: what rewards, centred on each prompt's mean, are divided by: "nothing",
+            or the spread of each "prompt", so that all prompts weigh the same.
+        groups: how many groups of members have prompts of their own.
+        temperature: 0 takes the likeliest token.
+        top_p: of sampling.
+        halvings: how often a batch is halved while rows end; see `generate`.
+        solved_at: the reward of a solution.
+        workers: processes that score; 0: in this one, for rewards that surely end.
+        deadline: seconds for one reward.
+        memory: GiB that a worker may take.
+        grpo: settings of the algorithm `grpo`, the baseline.
+    """
+
+    prompts: int = 8
+    completions: int = 1
+    aggregate: str = "mean"
+    divide: Literal["nothing", "prompt"] = "nothing"
+    groups: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    halvings: int = 1
+    solved_at: float = 1.0
+    workers: int = 2
+    deadline: float = 5.0
+    memory: float = 1.0
+    grpo: GRPOSettings = GRPO_DEFAULTS
+
+    algorithms = MappingProxyType({"grpo": grpo_algorithm})
+
+    @property
+    def data_axes(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether members read the same prompts (None) or a group its own (0)."""
+        return None if self.groups == 1 else 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_positive("prompts", "completions", "groups")
+        with blaming("aggregate"):
+            scores.aggregated(np.zeros(self.completions), self.aggregate)
+        if self.completions > 1 and not self.temperature:
+            raise UserError(
+                f"completions: {self.completions} of one prompt are all the same at "
+                "temperature 0: raise temperature, or ask for one"
+            )
+
+    def ready(self) -> None:
+        super().ready()
+        self.guard  # noqa: B018
+
+    @functools.cached_property
+    def guard(self) -> Guard:
+        """The reward, behind its worker processes."""
+        how = {"processes": self.workers, "memory": self.memory}
+        return Guard(self.verifier, deadline=self.deadline, **how)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How members choose tokens."""
+        return Sampling(self.temperature, self.top_p)
+
+    def batch_like(self) -> Prompts:
+        shape = () if self.groups == 1 else (self.groups,)
+        shape = (*shape, self.prompts * self.completions)
+        whole = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
+        return Prompts(whole((*shape, self.prompt_tokens)), whole(shape), whole(shape))
+
+    def batch(self, state: tuple, step: int, key: PRNGKeyArray) -> Prompts:
+        """Read the next prompts of the epoch; no chance is involved."""
+        del state, key
+        at = self.data.places(step, self.groups * self.prompts, seed=self.data_seed)
+        at = np.repeat(at, self.completions)
+        made = self._prompts(at, [self.data.train[i] for i in at.tolist()])
+        if self.groups == 1:
+            return made
+        split = lambda x: x.reshape(self.groups, -1, *x.shape[1:])
+        return Prompts(*map(split, made))
+
+    def _prompts(self, at: np.ndarray, rows: list[Row]) -> Prompts:
+        tokens = [self.tokens_of(row.prompt) for row in rows]
+        return Prompts(*padded(tokens, self.prompt_tokens), at.astype(np.int32))
+
+    def evaluate(
+        self, params: PyTree, data: Prompts, carry: tuple, key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], tuple, dict[str, Any]]:
+        """Complete the prompts; what that is worth, `score` says."""
+        done = self._complete(params, data, self.sampling, key)
+        metrics = {
+            "length": jnp.mean(done.lengths.astype(jnp.float32)),
+            "ended": jnp.mean(done.ended.astype(jnp.float32)),
+        }
+        aux = {"steps": jnp.sum(done.lengths), "metrics": metrics, "completions": done}
+        return jnp.float32(0), carry, aux
+
+    def _complete(
+        self, params: PyTree, data: Prompts, sampling: Sampling, key: PRNGKeyArray
+    ) -> Completions:
+        return generate(
+            self.language_model,
+            params,
+            data.tokens,
+            data.lengths,
+            new_tokens=self.new_tokens,
+            end_tokens=self.end_tokens,
+            sampling=sampling,
+            key=key,
+            halvings=self.halvings,
+        )
+
+    def score(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self, aux: Mapping[str, Any], data: Prompts
+    ) -> tuple[Float[np.ndarray, " population"], dict[str, float]]:
+        """Fitness and figures of a generation's completions, on the host."""
+        found, figures = self.rewards(aux["completions"], data)
+        worth = scores.aggregated(found, self.aggregate, self.solved_at)
+        if self.groups == 1 and self.divide == "nothing":
+            fitness = worth.mean(axis=1)  # centred or not: shaping does that
+        else:
+            groups = worth.reshape(self.groups, -1, self.prompts)
+            each = [scores.prompt_wise(one, self.divide) for one in groups]
+            fitness = np.concatenate(each)
+        return fitness, figures | {"fitness/tied_pairs": scores.tied_pairs(fitness)}
+
+    def rewards(
+        self, done: Completions, data: Prompts
+    ) -> tuple[Float[np.ndarray, "members prompts completions"], dict[str, float]]:
+        """What the completions of some members get, and figures of that."""
+        each = self.prompts * self.completions
+        members = done.lengths.size // each
+        rows = np.asarray(data.rows).reshape(self.groups, each)
+        rows = np.repeat(rows, members // self.groups, axis=0).reshape(-1)
+        found = self._scored(done, [self.data.train[i] for i in rows.tolist()])
+        figures = {"reward": found.scores.mean(), "solved": self._solved(found)}
+        figures |= {f"failed/{name}": count for name, count in found.failed.items()}
+        shape = members, self.prompts, self.completions
+        return found.scores.reshape(shape), figures
+
+    def _scored(self, done: Completions, rows: list[Row]) -> Scored:
+        """What the reward says of completions, each of a row."""
+        tokens = done.tokens.reshape(-1, done.tokens.shape[-1])
+        texts = [
+            self._text(*one)
+            for one in zip(tokens, done.lengths.reshape(-1), strict=True)
+        ]
+        columns = {
+            name: [row.columns[name] for row in rows] for name in self.verifier.columns
+        }
+        prompts = [row.prompt for row in rows]
+        return self.guard.score(prompts, texts, columns, [row.content for row in rows])
+
+    def _text(self, tokens: Int[np.ndarray, " tokens"], length: int) -> str:
+        return self.prefix + self.words.decode(tokens[:length])
+
+    def _solved(self, found: Scored) -> float:
+        return float(np.mean(found.scores >= self.solved_at))
+
+    def validate(
+        self, params: PyTree, state: tuple, key: PRNGKeyArray
+    ) -> dict[str, float]:
+        """Complete held-out prompts with the unperturbed parameters, greedily."""
+        del state
+        count = min(self.validation_prompts, len(self.data.validation))
+        parts = []
+        for start in range(0, count, self.validation_batch):
+            at = np.arange(start, start + self.validation_batch) % count
+            data = self._prompts(at, [self.data.validation[i] for i in at.tolist()])
+            parts.append(jax.device_get(self._greedy(params, data, key)))
+        done = jax.tree.map(lambda *x: np.concatenate(x)[:count], *parts)
+        found = self._scored(done, list(self.data.validation[:count]))
+        return {
+            "solved": self._solved(found),
+            "reward": float(np.mean(found.scores)),
+            "length": float(np.mean(done.lengths)),
+            "ended": float(np.mean(done.ended)),
+        }
+
+    @functools.cached_property
+    def _greedy(self) -> Callable[..., Completions]:
+        return jax.jit(
+            lambda params, data, key: self._complete(params, data, GREEDY, key)
+        )
+
+    def check_reward(self, config: Config, say: Callable[[str], None]) -> list[str]:
+        """Attacks the reward; tells what each attack gets, and what is wrong with it.
+
+        Where the checkpoint is there, it also tells how often it is right already.
+        """
+        troubles = attacks.check(
+            self.guard, self.data.validation[:ATTACKED], say, self.solved_at
+        )
+        if self.is_there:
+            key = jax.random.key(config.seed)
+            found = self.validate(self.init(key), (), key)
+            answers = min(self.validation_prompts, len(self.data.validation))
+            solved = round(found["solved"] * answers)
+            pairs = config.strategy.population // 2
+            say(ties.told(solved, answers, self.prompts, pairs))
+        return troubles
+
+    def sample(
+        self,
+        params: PyTree,
+        prompt: bytes,
+        length: int,
+        key: PRNGKeyArray,
+        temperature: float = 0.0,
+    ) -> Iterator[bytes]:
+        """Complete a prompt by `length` tokens at most."""
+        at = np.zeros(1, np.int32)
+        tokens, lengths = padded([self.tokens_of(prompt.decode())], self.prompt_tokens)
+        once = dataclasses.replace(self, new_tokens=length)
+        run = jax.jit(functools.partial(once._complete, sampling=Sampling(temperature)))
+        done = jax.device_get(run(params, Prompts(tokens, lengths, at), key=key))
+        yield self._text(done.tokens[0], done.lengths[0]).encode()
