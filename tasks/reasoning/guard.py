@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from eggroll import UserError
 from tasks.reasoning.processes import Worker, end, pickled
@@ -46,6 +46,11 @@ class Scored(NamedTuple):
     def failed(self) -> dict[str, int]:
         """How many completions could not be scored, by reason."""
         return dict(collections.Counter(one for one in self.failures if one))
+
+    def solved(self, score: float = 1.0) -> Bool[np.ndarray, " completions"]:
+        """Which completions got a score that counts as solved; none that failed."""
+        fine = np.asarray([not one for one in self.failures], bool)
+        return (self.scores >= score) & fine
 
 
 class Guard:
@@ -135,6 +140,25 @@ class Guard:
         with self._busy:
             done = self._in_workers(jobs) if self._workers else self._here(jobs)
         return self._gathered(jobs, done, groups)
+
+    def try_out(self, prompt: Any, columns: Mapping[str, Any]) -> None:
+        """Scores a problem's reference, or a word, before a run depends on it.
+
+        Raises:
+            UserError: the reward fails on all that it is given, with the reason.
+        """
+        known = getattr(self.reward, "reference", None)
+        reference = known(**columns) if known is not None else None
+        texts = [reference or "one", "1"]
+        lists = {name: [value] * len(texts) for name, value in columns.items()}
+        found = self.score([prompt] * len(texts), texts, lists)
+        if all(found.failures):
+            reason = found.failures[0]
+            last = found.details[reason].strip().splitlines()[-1]
+            raise UserError(
+                f"the reward fails on a first completion, {texts[0]!r:.80}, by "
+                f"{reason}: {last}\n\n{found.details[reason]}"
+            )
 
     def close(self) -> None:
         """Ends the workers; what is scored later starts others.

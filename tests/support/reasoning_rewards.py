@@ -58,6 +58,14 @@ def too_few(prompts, completions, **columns):
     return [1.0] * (len(completions) - 1)
 
 
+def always_raise(completion, answer):
+    return {}["wind"]
+
+
+def always_nan(completion):
+    return float("nan")
+
+
 def not_a_list(prompts, completions, **columns):
     return 1.0
 

@@ -24,7 +24,9 @@ ROOT = Path(__file__).parent.parent.parent.parent
 
 @pytest.fixture(scope="module")
 def guard():
-    with Guard(find("reasoning_rewards:behave"), deadline=DEADLINE, memory=0.25) as one:
+    with Guard(
+        find("reasoning_rewards:behave"), deadline=DEADLINE, memory=0.125
+    ) as one:
         yield one
 
 
@@ -124,7 +126,7 @@ def test_a_tenth_that_hangs_or_eats_costs_its_deadlines_and_no_more():
     wanted = [text if i % 3 else "another" for i, text in enumerate(texts)]
     deadline, workers, start = 0.5, 2, 0.5
     reward = find("reasoning_rewards:behave")
-    with Guard(reward, processes=workers, deadline=deadline, memory=0.25) as guard:
+    with Guard(reward, processes=workers, deadline=deadline, memory=0.125) as guard:
         begun = time.perf_counter()
         found = scored(guard, texts, wanted=wanted)
         taken = time.perf_counter() - begun
@@ -166,6 +168,36 @@ def test_without_workers_exceptions_are_caught_all_the_same():
     guard = Guard(find("reasoning_rewards:behave"), processes=0)
     found = scored(guard, ["raise", "exit", "nan", "well"])
     assert found.failures == ["exception", "exception", "nan", ""]
+
+
+def test_what_could_not_be_scored_is_not_solved():
+    """Though in a group of good ones its score is theirs."""
+    guard = Guard(find("reasoning_rewards:behave"), processes=0)
+    found = scored(guard, ["raise", "well"])
+    np.testing.assert_array_equal(found.scores, [1, 1])
+    np.testing.assert_array_equal(found.solved(), [False, True])
+    np.testing.assert_array_equal(found.solved(1.5), [False, False])
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("always_raise", r"by exception: KeyError: 'wind'(.|\n)*in always_raise"),
+        ("always_nan", "by nan: expected finite numbers"),
+        ("too_few", "by count: expected 1 scores, got 0"),
+        ("not_a_list", "by type: expected a list of numbers, got 1.0"),
+    ],
+)
+def test_a_reward_that_fails_on_all_is_told_before_a_run(function, message):
+    guard = Guard(find(f"reasoning_rewards:{function}"), processes=0)
+    with pytest.raises(UserError, match=message):
+        guard.try_out("How many?", {"answer": "3"})
+
+
+def test_a_reward_that_works_passes_its_trial():
+    for name in ("countdown", "reasoning_rewards:behave"):
+        columns = {"numbers": [1, 2], "target": 3, "solution": "1 + 2"}
+        Guard(find(name), processes=0).try_out("How many?", columns)
 
 
 # --------------------------------------------------------------------- processes
