@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from eggroll import Factors
 from eggroll.task import Export
-from models.llm import adapter, checkpoint, rwkv7_checkpoint, safetensors
+from models.llm import adapter, checkpoint, rwkv7_checkpoint, safetensors, tokenizer
 from models.llm.config import TransformerConfig, read_json
 from models.llm.interface import LanguageModel
 from models.llm.rwkv7 import RWKV7
@@ -40,7 +40,7 @@ Adapter = dict[str, tuple[Any, Any] | None]
 
 
 def export(
-    wanted: Export, model: LanguageModel, source: Path, tokenizer: Path | None = None
+    wanted: Export, model: LanguageModel, source: Path, beside: Path | None = None
 ) -> list[str]:
     """Writes what is wanted; returns what there is to say of it.
 
@@ -48,7 +48,7 @@ def export(
         wanted: format, directory, parameters.
         model: that has those.
         source: the checkpoint that the run started from, a directory or a file.
-        tokenizer: a directory that has the tokenizer's files, if `source` has not.
+        beside: a directory that has the tokenizer's files, if `source` has not.
 
     Raises:
         ValueError: if the format cannot hold it.
@@ -65,7 +65,7 @@ def export(
         )
         if wanted.format == "safetensors":
             return ["weights by the names that transformers has for them"]
-        return companions(wanted.directory, [source, tokenizer or source])
+        return companions(wanted.directory, [source, beside or source])
     if isinstance(model, RWKV7) and wanted.format == "safetensors":
         path = wanted.directory / safetensors.SINGLE
         rwkv7_checkpoint.write(path, model.config, wanted.params)
@@ -77,7 +77,14 @@ def export(
 
 
 def companions(directory: Path, sources: list[Path]) -> list[str]:
-    """Copies what stands beside weights, each from the first source that has it."""
+    """Copies what stands beside weights, each from the first source that has it.
+
+    The tokenizer of a GGUF file is written out.
+    """
+    for source in sources:
+        if source.is_file():
+            found = tokenizer.load(source)
+            return [f"with {', '.join(tokenizer.save(directory, found))}"]
     copied = []
     for name in COMPANIONS:
         found = next((x / name for x in sources if (x / name).is_file()), None)

@@ -318,6 +318,24 @@ def test_a_start_token_is_added_once(tmp_path):
     assert start not in theirs.chat([])[1:]
 
 
+@pytest.mark.parametrize("start", [False, True])
+def test_what_a_file_carries_is_the_same_written_as_a_directory(tmp_path, start):
+    ours, _ = made(tmp_path)
+    if start:
+        ours = ours._replace(start=(ours.backend.token_to_id("<|im_start|>"),))
+    path = tmp_path / "written"
+    path.mkdir()
+    assert "tokenizer.json" in tokenizer.save(path, ours)
+    theirs = tokenizer.load(path)
+    talk = [{"role": "user", "content": "a 12"}]
+    assert theirs.encode("ab c") == ours.encode("ab c")
+    assert theirs.chat(talk) == ours.chat(talk)
+    assert theirs.end_tokens == ours.end_tokens
+    (path / "tokenizer.json").write_text("mine")
+    tokenizer.save(path, ours)
+    assert (path / "tokenizer.json").read_text() == "mine"
+
+
 def test_templates_are_found_where_they_may_be(tmp_path):
     ours, _ = made(tmp_path)
     several = [{"name": n, "template": n} for n in ("tool_use", "default")]
