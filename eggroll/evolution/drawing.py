@@ -9,7 +9,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from eggroll.evolution import calls, noise as noises
 from eggroll.evolution.generation import Generation
-from eggroll.evolution.members import Drawn, Members, perturb
+from eggroll.evolution.members import Drawn, Members, kept, perturb
 from eggroll.evolution.validation import check_index
 from eggroll.perturbation.interpreter import is_perturbed
 from eggroll.perturbation.layout import Layout
@@ -94,8 +94,8 @@ class Drawing(abc.ABC):
             members.sign,
         )
         return [
-            None if layout.is_frozen else (factors, self._scale(layout, generation))
-            for layout, factors in zip(layouts, drawn, strict=True)
+            None if layout.is_frozen else (kept(x), self._scale(layout, generation))
+            for layout, x in zip(layouts, drawn, strict=True)
         ]
 
     def _noise_key(self, generation: Generation) -> PRNGKeyArray:

@@ -60,10 +60,11 @@ def of(layout: Layout, drawn: Sequence[Int8[Array, "..."]], scale: Multiple) -> 
 
     Args:
         layout: of the leaf, which is not frozen.
-        drawn: its factors, of the shapes of `Layout.factor_shapes`.
+        drawn: its factors, as `Perturbed` keeps them.
         scale: of their product.
     """
-    wide = [x.astype(jnp.float32) for x in drawn]
+    whole = zip(drawn, layout.factor_shapes, strict=True)
+    wide = [x.reshape(shape).astype(jnp.float32) for x, shape in whole]
     multiplier = jnp.asarray(scale.value, jnp.float32)
     if not layout.cols:
         return Factors(wide[0][..., 0], None, multiplier, layout)

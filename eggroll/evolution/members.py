@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Int8
 
-from eggroll.perturbation.array import Perturbed
+from eggroll.perturbation.array import Perturbed, kept_shape
 from eggroll.perturbation.layout import Layout
 from eggroll.perturbation.scale import Scale
 
 
-# For each leaf its factors, with a leading dimension of members, and its scale; None
-# for a frozen one.
+# For each leaf its factors as they are kept, with a leading dimension of members, and
+# its scale; None for a frozen one.
 Drawn = Sequence[tuple[tuple[Array, ...], Scale] | None]
 
 
@@ -50,9 +51,34 @@ def perturb(
         if one is None:
             return weight
         factors, scale = one
-        return Perturbed(weight, factors, scale, (layout.path,))
+        shapes, paths = layout.factor_shapes, (layout.path,)
+        return Perturbed.of_kept(weight, factors, shapes, scale, paths)
 
     return [leaf(*x) for x in zip(params, layouts, drawn, strict=True)]
+
+
+def kept(factors: Sequence[Array]) -> tuple[Array, ...]:
+    """Returns factors of many members as `Perturbed` keeps those of one."""
+    return tuple(x.reshape(x.shape[0], *kept_shape(x.shape[1:])) for x in factors)
+
+
+def to_map(layouts: Sequence[Layout], drawn: Drawn) -> tuple[Drawn, Any]:
+    """Lays factors out for `jax.vmap` over members; returns them and their axes.
+
+    Members come first, but second where a loop takes layers apart: it wants the layers
+    first, and would transpose all factors each time it starts, as for every token that
+    a language model generates.
+    """
+    behind = [int(layout.scanned) for layout in layouts]
+    moved = [
+        one and (tuple(jnp.moveaxis(x, 0, axis) for x in one[0]), one[1])
+        for one, axis in zip(drawn, behind, strict=True)
+    ]
+    axes = [
+        one and (axis, jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, one[1]))
+        for one, axis in zip(drawn, behind, strict=True)
+    ]
+    return moved, axes
 
 
 def rows_of_members(

@@ -27,7 +27,7 @@ from eggroll.evolution import (
 from eggroll.evolution.calls import Call
 from eggroll.evolution.drawing import Drawing
 from eggroll.evolution.generation import Generation
-from eggroll.evolution.members import Members, perturb
+from eggroll.evolution.members import Members, perturb, to_map
 from eggroll.evolution.tracing import Trace, trace
 from eggroll.evolution.validation import check_population, checked_step
 from eggroll.perturbation import jaxprs
@@ -219,8 +219,7 @@ class Population(Drawing):
 
         # Outside the mapped function: the noise of a chunk is drawn at once, and what
         # all members share (scales) is not mapped.
-        drawn = self._draw(generation, index)
-        by_member = jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, drawn)
+        drawn, by_member = to_map(layouts, self._draw(generation, index))
         axes = [0 if mapped else None for mapped in traced.is_mapped]
         run = jax.vmap(one, in_axes=(by_member, axes, 0))
         return run(drawn, list(data), keys)

@@ -58,7 +58,7 @@ class Perturbed:
     ):
         self.weight = weight
         self.shapes: tuple[tuple[int, ...], ...] = tuple(f.shape for f in factors)
-        self.kept = tuple(f.reshape([n for n in f.shape if n != 1]) for f in factors)
+        self.kept = tuple(f.reshape(kept_shape(f.shape)) for f in factors)
         self.scale = scale if isinstance(scale, Scale) else Multiple(scale)
         self.paths = paths
         self.looked_up = looked_up
@@ -73,6 +73,19 @@ class Perturbed:
     ) -> Self:
         """Returns `weight + scale * left @ right.T`, the usual low-rank matrix."""
         return cls(weight, (left[..., :, None, :], right[..., None, :, :]), scale)
+
+    @classmethod
+    def of_kept(
+        cls,
+        weight: Shaped[Array, "*dims"],
+        kept: Sequence[Shaped[Array, "..."]],
+        shapes: Sequence[tuple[int, ...]],
+        scale: Scale,
+        paths: tuple[str, ...],
+    ) -> Self:
+        """Returns a perturbed array of factors without their dimensions of size 1."""
+        static = (tuple(shapes), paths, False)
+        return cls.tree_unflatten(static, (weight, tuple(kept), scale))
 
     def tree_flatten_with_keys(self) -> tuple[tuple, tuple]:
         keys = (jax.tree_util.GetAttrKey(k) for k in ("weight", "kept", "scale"))
@@ -170,6 +183,17 @@ class Perturbed:
         """Returns the same perturbation with other copies of the factors."""
         return self.tree_unflatten(self.static, (self.weight, tuple(kept), self.scale))
 
+    def layer(self, weight: Array, kept: Sequence[Array]) -> Self:
+        """Returns the same perturbation of one layer of a stack.
+
+        Args:
+            weight: the layer.
+            kept: its part of each of the factors, as they are kept.
+        """
+        shapes = tuple(shape[1:] for shape in self.shapes)
+        static = (shapes, *self.static[1:])
+        return self.tree_unflatten(static, (weight, tuple(kept), self.scale))
+
     def __matmul__(self, other: Num[Array, "..."]) -> Num[Array, "..."]:
         axis = max(other.ndim - 2, 0)
         return jnp.moveaxis(self._product(other, axis, 1), -1, axis)
@@ -191,6 +215,11 @@ class Perturbed:
         shape = weight.shape
         lifted = [f if f.ndim == weight.ndim + 1 else _lift(f, shape) for f in take]
         return self.replace(weight, lifted).materialise()
+
+
+def kept_shape(shape: Sequence[int]) -> list[int]:
+    """The shape of a factor as it is kept: without dimensions of size 1."""
+    return [n for n in shape if n != 1]
 
 
 def _lift(factor: Array, shape: tuple[int, ...]) -> Array:

@@ -37,7 +37,7 @@ def _scan(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[Any]:
     def step(state: list[Any], xs: list[Any]) -> tuple[list[Any], list[Any]]:
         (state, xs), same = _tied((state, xs), [*consts, *fixed])
         pairs = zip(layers, xs, strict=True)
-        xs = [of.replace(*x) if is_perturbed(of) else x for of, x in pairs]
+        xs = [of.layer(*x) if is_perturbed(of) else x for of, x in pairs]
         carry = _join(same[n_consts:], state)
         outs = run.evaluate(body, [*same[:n_consts], *carry, *xs])
         new = [run.written_out(x, "scan") for x in _varying(fixed, outs)]
@@ -50,12 +50,16 @@ def _scan(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[Any]:
 def _stack(leaf: Perturbed, run: Interpreter) -> tuple[Array, list[Array]]:
     """The weight and the factors of a stack, each with a layer for every turn.
 
-    (The scale is shared by the layers, so that it is not scanned over.)
+    (The scale is shared by the layers, so that it is not scanned over. The factors are
+    taken as they are kept: under `jax.vmap` any reshape would transpose them.)
     """
     run.observe(Use.BATCH, leaf, "scan", (0,))
-    length = leaf.shape[0]
-    factors = [jnp.broadcast_to(f, (length, *f.shape[1:])) for f in leaf.factors]
-    return leaf.weight, factors
+    layers = leaf.shape[0]
+    kept = [
+        x if shape[0] != 1 else jnp.broadcast_to(x, (layers, *x.shape))
+        for x, shape in zip(leaf.kept, leaf.shapes, strict=True)
+    ]
+    return leaf.weight, kept
 
 
 def _while(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[Any]:

@@ -45,6 +45,7 @@ class Layout:
         lost: the operation at which a matrix lost its low rank, if one did.
         idle: why a leaf that no rule freezes is frozen, if it is: "unused", or
             "stop_gradient" (the function reaches it through that alone).
+        scanned: whether a loop takes its first dimension apart, layer by layer.
     """
 
     path: str
@@ -56,6 +57,7 @@ class Layout:
     cols: tuple[int, ...] = ()
     lost: str = ""
     idle: str = ""
+    scanned: bool = False
 
     @property
     def is_frozen(self) -> bool:
@@ -245,17 +247,18 @@ def _layout(
         return Layout(*named, frozen)
     if idle and not isinstance(chosen, Frozen):
         return Layout(*named, frozen, idle=idle)
+    scanned = uses.scanned and shape[0] > 1
     if not isinstance(chosen, LowRank):
-        return Layout(*named, chosen)
+        return Layout(*named, chosen, scanned=scanned)
     full = FullRank(chosen.sigma_scale)
     batch, rows = uses.sides(shape)
     if lost := uses.lost_at(rows):  # its slices have to be independent
-        return Layout(*named, full, lost=lost)
+        return Layout(*named, full, lost=lost, scanned=scanned)
     inner = [d for d in range(leaf.ndim) if d not in batch]
     if not rows and rule is not None:  # an explicit rule makes a matrix of anything
         rows = {*inner[:-1]}
     cols = {*inner} - rows
     if min(size_of(shape, rows), size_of(shape, cols)) == 1:
-        return Layout(*named, full)
+        return Layout(*named, full, scanned=scanned)
     batch, rows, cols = (tuple(sorted(dims)) for dims in (batch, rows, cols))
-    return Layout(*named, chosen, batch, rows, cols)
+    return Layout(*named, chosen, batch, rows, cols, scanned=scanned)

@@ -159,8 +159,9 @@ def _is_best_elementwise(
     into its neighbours. For integers, whose matmuls of one row are slow, a vector meets
     a whole matrix of factors in this way, too.
     """
-    are_vectors = len(x.names) == len(factor.names) == len(summed)
-    return not summed or are_vectors or (is_integer and len(x.names) == 1)
+    own = sum(n > 1 for n in x.array.shape)  # a batch of one row is a vector
+    are_vectors = own == len(factor.names) == len(summed)
+    return not summed or are_vectors or (is_integer and own == 1)
 
 
 def _sum_of_products(

@@ -31,6 +31,7 @@ class Uses:
         indexed: those of which single positions are taken that are found at run time.
         parts: those of which single, fixed positions are taken.
         split: those of which a part is indexed, after a reshape, and by what.
+        scanned: whether a loop takes the first of them apart.
     """
 
     ndim: int
@@ -39,6 +40,7 @@ class Uses:
     indexed: set[int] = dataclasses.field(default_factory=set)
     parts: set[int] = dataclasses.field(default_factory=set)
     split: dict[int, str] = dataclasses.field(default_factory=dict)
+    scanned: bool = False
 
     def record(
         self, use: Use, probe: Perturbed, primitive: str, dims: Sequence[int]
@@ -57,6 +59,7 @@ class Uses:
             self.contracted.append(touched)
         elif use is Use.BATCH:
             self.batch |= touched
+            self.scanned |= primitive == "scan" and touched == {0}
         elif use is Use.PART and not probe.looked_up:
             self.parts |= touched
         elif use is Use.INDEX and not probe.looked_up:

@@ -6,6 +6,7 @@ import functools
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxprs
 import numpy as np
 import optax
 import pytest
@@ -422,3 +423,23 @@ def test_adamw_moves_neither_frozen_nor_whole_numbers_when_masked():
 def test_a_mask_for_a_pattern_that_matches_no_leaf_is_refused():
     with pytest.raises(ValueError, match="'shtill' matches no leaf; there are: b, w"):
         eggroll.trainable(PARAMS, {"shtill": eggroll.frozen})
+
+
+def test_a_loop_that_scans_layers_at_every_turn_transposes_no_factors():
+    def looped(params, x):
+        layer = lambda h, of: (jnp.tanh(h @ of["w"] + of["b"]), 0)
+        turn = lambda h: jax.lax.scan(layer, h, params)[0]
+        return jax.lax.while_loop(lambda h: h[0, 0] < 0.1, turn, x)
+
+    layers = {"w": jnp.ones((6, 4, 4)), "b": jnp.ones((6, 4))}
+    traced = jax.make_jaxpr(strategy().ask(looped))(layers, KEY, X[:1])
+    loop = next(e for e in jaxprs.equations(traced) if e.primitive.name == "while")
+    moved = [
+        e.invars[0].aval.shape
+        for e in jaxprs.equations(loop.params["body_jaxpr"])
+        if e.primitive.name == "transpose" and N in e.invars[0].aval.shape
+    ]
+    assert not moved
+    # And one row is multiplied as a vector is: the base product is the only one.
+    names = [e.primitive.name for e in jaxprs.equations(traced)]
+    assert names.count("dot_general") == 1

@@ -13,13 +13,23 @@ def variables(jaxpr: core.Jaxpr) -> Iterator:
     yield from jaxpr.constvars
     for equation in jaxpr.eqns:
         yield from equation.outvars
-        for parameter in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=_is_jaxpr
-        ):
-            if isinstance(parameter, core.ClosedJaxpr):
-                yield from variables(parameter.jaxpr)
-            elif isinstance(parameter, core.Jaxpr):
-                yield from variables(parameter)
+        for inner in _inside(equation):
+            yield from variables(inner)
+
+
+def equations(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> Iterator:
+    """Every equation of a jaxpr and of those inside it."""
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        yield equation
+        for inner in _inside(equation):
+            yield from equations(inner)
+
+
+def _inside(equation) -> Iterator[core.Jaxpr]:
+    values = list(equation.params.values())
+    for parameter in jax.tree.leaves(values, is_leaf=_is_jaxpr):
+        if _is_jaxpr(parameter):
+            yield getattr(parameter, "jaxpr", parameter)
 
 
 def _is_jaxpr(x) -> bool:
