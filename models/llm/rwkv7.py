@@ -21,6 +21,7 @@ References:
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from models.llm.layers import layer_of, with_layer
 from models.llm.rwkv7_config import RWKV7Config, init
 
 
@@ -52,19 +54,14 @@ class State(NamedTuple):
     channel: Float[Array, "*layers batch width"]
 
 
-States = State | tuple[State, ...]  # of all layers, or of each
-
-
 @dataclasses.dataclass(frozen=True)
 class RWKV7:
     """A causal language model (`models.llm.interface.LanguageModel`).
 
     Attributes:
         config: the sizes.
-        unrolled: whether decoding, layers are compiled one by one instead of scanned,
-            and the state is a tuple with one `State` a layer: slower to compile, faster
-            to run, since a scan copies the whole state at every token, a population's
-            several times; and equal.
+        unrolled: whether layers are compiled one by one instead of scanned: slower to
+            compile, and equal.
     """
 
     config: RWKV7Config
@@ -76,30 +73,27 @@ class RWKV7:
 
     def init_state(
         self, batch: int, length: int = 0, dtype: DTypeLike = jnp.float32
-    ) -> States:
+    ) -> State:
         """Returns the state of rows that have read nothing; see the interface.
 
         It takes the same room for any `length`, and S is float32 for any `dtype`.
         """
         c = self.config
-        stack = () if self.unrolled else (c.layers,)
-        last = jnp.zeros((*stack, batch, c.width), dtype)
-        memory = (*stack, batch, c.heads, c.head_size, c.head_size)
-        state = State(last, jnp.zeros(memory, jnp.float32), last)
-        return (state,) * c.layers if self.unrolled else state
+        last = jnp.zeros((c.layers, batch, c.width), dtype)
+        memory = (c.layers, batch, c.heads, c.head_size, c.head_size)
+        return State(last, jnp.zeros(memory, jnp.float32), last)
 
-    def take(self, state: States, rows: Int[Array, " some"]) -> States:
+    def take(self, state: State, rows: Int[Array, " some"]) -> State:
         """Returns the state of some rows; see the interface."""
-        axis = 0 if self.unrolled else 1
-        return jax.tree.map(lambda x: jnp.take(x, rows, axis), state)
+        return jax.tree.map(lambda x: jnp.take(x, rows, axis=1), state)
 
     def prefill(
         self,
         params: Params,
         tokens: Int[Array, "batch length"],
         lengths: Int[Array, " batch"],
-        state: States,
-    ) -> tuple[Float[Array, "batch vocabulary"], States]:
+        state: State,
+    ) -> tuple[Float[Array, "batch vocabulary"], State]:
         """Reads prompts, and whatever a state that has read before goes on with."""
         x, state = self._read(params, tokens, lengths, state)
         index = (lengths - 1)[:, None, None]
@@ -109,8 +103,8 @@ class RWKV7:
         ), state
 
     def decode(
-        self, params: Params, token: Int[Array, " batch"], state: States
-    ) -> tuple[Float[Array, "batch vocabulary"], States]:
+        self, params: Params, token: Int[Array, " batch"], state: State
+    ) -> tuple[Float[Array, "batch vocabulary"], State]:
         """Reads one more token of each row; see the interface."""
         x, state = self._read(params, token[:, None], None, state)
         last = _norm(x[:, 0], params["norm"], params["norm_bias"])
@@ -135,42 +129,53 @@ class RWKV7:
         params: Params,
         tokens: Int[Array, "batch length"],
         lengths: Int[Array, " batch"] | None,
-        state: States,
-    ) -> tuple[Float[Array, "batch length width"], States]:
+        state: State,
+    ) -> tuple[Float[Array, "batch length width"], State]:
         """Returns the last layer's output; with `lengths` None every token counts."""
 
-        def block(carry: tuple, of_layer: tuple) -> tuple[tuple, State]:
-            (x, first), (layer, before, is_first) = carry, of_layer
-            y = _norm(x, layer["time_norm"], layer["time_norm_bias"])
-            shifted, time = _shift(y, before.time, lengths)
-            mixed, memory, first = _time_mix(
-                layer, y, shifted, before.memory, first, is_first, lengths
-            )
-            x = x + mixed
-            y = _norm(x, layer["channel_norm"], layer["channel_norm_bias"])
-            shifted, channel = _shift(y, before.channel, lengths)
-            x = x + _channel_mix(layer, y, shifted)
-            return (x, first), State(time, memory, channel)
+        def scanned(carry: tuple, of_layer: tuple) -> tuple[tuple, State]:
+            (x, first), (i, layer, before) = carry, of_layer
+            x, first, after = _block(layer, x, first, i == 0, before, lengths)
+            return (x, first), after
+
+        # For a single token, the state is looked up and written back: to be scanned, it
+        # would be copied, and under `jax.vmap`, which puts members first, transposed.
+        def looked_up(carry: tuple, of_layer: tuple) -> tuple[tuple, None]:
+            (x, first, state), (i, layer) = carry, of_layer
+            before = jax.tree.map(lambda stack: layer_of(stack, i), state)
+            x, first, after = _block(layer, x, first, i == 0, before, lengths)
+            state = jax.tree.map(lambda old, new: with_layer(old, new, i), state, after)
+            return (x, first, state), None
 
         x = params["embed"].at[tokens].get(mode="clip")
         x = _norm(x, params["embed_norm"], params["embed_norm_bias"])
-        carry, layers = (x, jnp.zeros_like(x)), range(self.config.layers)
-        if not self.unrolled:
-            is_first = jnp.arange(self.config.layers) == 0
-            carry, state = lax.scan(block, carry, (params["layers"], state, is_first))
-        elif lengths is None and tokens.shape[1] == 1:
-            after = []
-            for i in layers:
-                layer = jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"])
-                carry, one = block(carry, (layer, state[i], jnp.asarray(i == 0)))
-                after.append(one)
-            state = tuple(after)
-        else:  # long enough to be worth a stack
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *state)
-            scanned = dataclasses.replace(self, unrolled=False)
-            x, stacked = scanned._read(params, tokens, lengths, stacked)
-            return x, tuple(jax.tree.map(lambda x, i=i: x[i], stacked) for i in layers)
+        carry, layers = (x, jnp.zeros_like(x)), jnp.arange(self.config.layers)
+        run = functools.partial(lax.scan, unroll=self.unrolled)
+        if tokens.shape[1] == 1:
+            carry, _ = run(looked_up, (*carry, state), (layers, params["layers"]))
+            return carry[0], carry[2]
+        carry, state = run(scanned, carry, (layers, params["layers"], state))
         return carry[0], state
+
+
+def _block(
+    layer: Params,
+    x: Float[Array, "batch length width"],
+    first: Float[Array, "batch length width"],
+    is_first: Bool[Array, ""],
+    before: State,
+    lengths: Int[Array, " batch"] | None,
+) -> tuple[Array, Array, State]:
+    """Returns the stream after a block, the first layer's values, and its state."""
+    y = _norm(x, layer["time_norm"], layer["time_norm_bias"])
+    shifted, time = _shift(y, before.time, lengths)
+    mixed, memory, first = _time_mix(
+        layer, y, shifted, before.memory, first, is_first, lengths
+    )
+    x = x + mixed
+    y = _norm(x, layer["channel_norm"], layer["channel_norm_bias"])
+    shifted, channel = _shift(y, before.channel, lengths)
+    return x + _channel_mix(layer, y, shifted), first, State(time, memory, channel)
 
 
 def _time_mix(
@@ -227,8 +232,8 @@ def _recur(
 ) -> tuple[Float[Array, "batch length heads size"], Array]:
     """Runs S ← S diag(kept) - (S out) rateᵀ + v kᵀ and y = S r over the tokens.
 
-    Products are summed as such, not by matrix multiplication: that rounds float32 to
-    less on accelerators, and here errors add up over the text. Beyond its length a row
+    Products are of full float32, on accelerators too: here errors add up over the text.
+    Beyond its length a row
     keeps all, takes nothing out and writes nothing in, so that S stays to the bit.
     """
     if lengths is not None:
@@ -237,12 +242,17 @@ def _recur(
         kept = jnp.where(real, kept, 1)
         k, rate = (jnp.where(real, x, 0) for x in (k, rate))
 
+    # Both products with the S before, in one pass: S' r is S (kept ⊙ r) and what is
+    # taken out and written in, and nothing reads S once it begins to change.
     def step(s: Array, of_token: tuple) -> tuple[Array, Array]:
         r, kept, k, v, out, rate = of_token
-        row = lambda x: x[..., None, :]
-        removed = jnp.sum(s * row(out), -1)[..., None]
-        s = s * row(kept) - removed * row(rate) + v[..., None] * row(k)
-        return s, jnp.sum(s * row(r), -1)
+        sides = jnp.stack([out, kept * r], axis=-1)
+        found = jnp.einsum("bhvk,bhkn->bhvn", s, sides, precision=lax.Precision.HIGHEST)
+        removed, y = found[..., 0], found[..., 1]
+        inner = lambda x: jnp.sum(x * r, -1, keepdims=True)
+        row, column = lambda x: x[..., None, :], lambda x: x[..., None]
+        s = s * row(kept) - column(removed) * row(rate) + column(v) * row(k)
+        return s, y - removed * inner(rate) + v * inner(k)
 
     inputs = (r, kept, k, v, out, rate)
     if r.shape[1] == 1:

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import jaxprs
 import numpy as np
 import parity_rwkv
 import pytest
@@ -167,7 +168,6 @@ def test_layers_one_by_one_are_layers_scanned(params):
 
     read, logits, state = quick.jit(lambda p: run(model, p))(params)
     expected = quick.jit(lambda p: run(MODEL, p))(params)
-    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *state)
     jax.tree.map(close, (read, logits, state), expected)
 
 
@@ -272,3 +272,23 @@ def test_members_generate_as_models_with_their_weights_do(unrolled, getkey):
         member = es.member(generation, params, i)
         np.testing.assert_array_equal(tokens[i], explicit(member, *rows))
     assert len({x.tobytes() for x in np.asarray(tokens)}) > 3  # members differ
+
+
+def test_no_turn_of_a_population_copies_the_matrices_of_all_layers(params):
+    def looped(params, token):
+        turn = lambda carry: MODEL.decode(params, token, carry[1])
+        start = (jnp.zeros((2, CONFIG.vocabulary)), MODEL.init_state(2))
+        return jax.lax.while_loop(lambda carry: carry[0][0, 0] < 1, turn, start)[0]
+
+    es = eggroll.EvolutionStrategy(population=4, sigma=0.1)
+    traced = jax.make_jaxpr(es.ask(looped))(params, jax.random.key(0), jnp.ones(2, int))
+    loop = next(e for e in jaxprs.equations(traced) if e.primitive.name == "while")
+    state = (CONFIG.layers, 2, CONFIG.heads, CONFIG.head_size, CONFIG.head_size)
+    whole = {
+        e.primitive.name
+        for e in jaxprs.equations(loop.params["body_jaxpr"])
+        for v in e.invars
+        if sorted(v.aval.shape) == sorted((4, *state))
+    }
+    assert {"dynamic_slice", "dynamic_update_slice"} <= whole
+    assert not whole & {"gather", "scatter", "transpose", "reshape", "select_n"}
