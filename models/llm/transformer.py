@@ -15,10 +15,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from models.llm.config import TransformerConfig
+from models.llm.layers import layer_of
 from models.llm.rope import Angles, angles_of, rotate
 
 
 Params = dict[str, Any]
+SCORES = 2**20  # of queries and keys, held at once for each head and row
 
 
 class Cache(NamedTuple):
@@ -140,10 +142,7 @@ class Transformer:
         # is the first, and to be scanned it would be transposed for every token.
         def layer(x, at):
             i, weights = at
-            keys, values = (
-                lax.dynamic_index_in_dim(cache, i, keepdims=False)
-                for cache in (state.keys, state.values)
-            )
+            keys, values = layer_of(state.keys, i), layer_of(state.values, i)
             q, k, v = self._queries(x, weights, angles)
             mixed = _attend_cached(q, k, v, keys, values, state.filled)
             return self._rest(x, mixed, weights), (k, v)
@@ -253,12 +252,30 @@ def _softmax(scores: Array, mask: Array, head_dim: int) -> Array:
 
 
 def _attend_causally(q: Array, k: Array, v: Array) -> Array:
-    """Every token sees itself and those before it: (batch length kv group head_dim)."""
+    """Every token sees itself and those before it: (batch length kv group head_dim).
+
+    Long rows take some queries at a time, so that no more than `SCORES` scores of a
+    head and row are held at once; each block scores all keys, those ahead in vain.
+    """
     length, head_dim = q.shape[1], q.shape[-1]
     wide = dict(preferred_element_type=jnp.float32)
-    scores = jnp.einsum("bqkgd,bskd->bkgqs", q, k, **wide)
-    weights = _softmax(scores, jnp.tri(length, dtype=bool), head_dim).astype(v.dtype)
-    return jnp.einsum("bkgqs,bskd->bqkgd", weights, v)
+
+    def attend(q: Array, places: Array) -> Array:
+        scores = jnp.einsum("bqkgd,bskd->bkgqs", q, k, **wide)
+        mask = jnp.arange(length) <= places[:, None]
+        weights = _softmax(scores, mask, head_dim).astype(v.dtype)
+        return jnp.einsum("bkgqs,bskd->bqkgd", weights, v)
+
+    blocks = -(-length // max(1, SCORES // length))
+    if blocks == 1:
+        return attend(q, jnp.arange(length))
+    size = -(-length // blocks)
+    q = jnp.pad(q, [(0, 0), (0, blocks * size - length), *[(0, 0)] * 3])
+    q = jnp.moveaxis(q.reshape(q.shape[0], blocks, size, *q.shape[2:]), 1, 0)
+    places = jnp.arange(blocks * size).reshape(blocks, size)
+    mixed = lax.map(lambda block: attend(*block), (q, places))
+    mixed = jnp.moveaxis(mixed, 0, 1)
+    return mixed.reshape(mixed.shape[0], -1, *mixed.shape[3:])[:, :length]
 
 
 def _attend_cached(

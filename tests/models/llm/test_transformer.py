@@ -8,6 +8,7 @@ import parity
 import pytest
 import quick
 
+from models.llm import transformer
 from models.llm.checkpoint import load
 from models.llm.config import Rope, TransformerConfig
 from models.llm.generation import generate
@@ -178,3 +179,32 @@ def test_llama3_leaves_short_wavelengths_and_slows_long_ones():
     between = ~short & ~long
     assert between.sum() > 2
     assert ((slowed < plain) & (slowed > plain / 8))[between].all()
+
+
+# --- Long prompts
+
+
+def test_queries_in_blocks_attend_as_all_at_once(params, tokens, expected, monkeypatch):
+    monkeypatch.setattr(transformer, "SCORES", 3 * 11)  # 4 blocks of 3; 12 are 11 and 1
+    blocked = quick.jit(lambda p: MODEL.head(p, MODEL.hidden(p, tokens)))(params)
+    np.testing.assert_allclose(blocked, expected, atol=2e-5)
+    state = MODEL.init_state(4, 13)
+    read = quick.jit(lambda p: MODEL.prefill(p, tokens, LENGTHS, state)[1])(params)
+    whole = prefill(params, tokens, LENGTHS, EMPTY)[1]
+    for name in ("keys", "values"):
+        ours, theirs = getattr(read, name)[..., :11, :], getattr(whole, name)
+        np.testing.assert_allclose(ours, theirs[..., :11, :], atol=2e-5)
+
+
+def test_scores_of_a_long_prompt_are_never_held_whole():
+    length, rows = 4096, 1
+    small = dataclasses.replace(CONFIG, layers=1, width=8, feedforward=8, head_dim=4)
+    model = Transformer(dataclasses.replace(small, context=2 * length))
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    compiled = quick.jit(model.hidden).lower(like, tokens).compile()
+    whole = rows * small.heads * length**2 * 4  # bytes
+    assert compiled.memory_analysis().temp_size_in_bytes < whole / 4
+    prompt = lambda n: str(jax.make_jaxpr(model.hidden)(like, jnp.zeros((1, n), int)))
+    assert prompt(1024).count("scan") == 1  # short ones are one block, without a loop
+    assert prompt(1025).count("scan") == 2
