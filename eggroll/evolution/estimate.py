@@ -106,15 +106,17 @@ def scaled(
         noise: the distribution of the factors.
         factor: what it is multiplied by, beside what leaf and noise say.
         unit: and by this, last of all.
-        dtype: of the result; None for the leaf's own.
+        dtype: of the result; None for the leaf's own (of whole numbers: float32).
 
     Returns:
         The gradient, within the range of its type; None for a leaf that is no
-        floating-point number.
+        floating-point number and does not evolve.
     """
     own = jnp.dtype(layout.dtype)
     if not jnp.issubdtype(own, jnp.inexact):
-        return None
+        if total is None:
+            return None
+        own = jnp.dtype(jnp.float32)
     dtype = own if dtype is None else jnp.dtype(dtype)
     if total is None:
         return jnp.zeros(layout.shape, dtype)

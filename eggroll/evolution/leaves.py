@@ -3,7 +3,8 @@
 A gradient has the structure and the types of the parameters. Leaves that are no
 floating-point arrays (whole numbers, functions) have none: None stands there, as with
 Equinox. Floating-point leaves that do not evolve (frozen, or unused) have zeros.
-Complex ones have to be frozen.
+Complex ones have to be frozen. Whole numbers that a rule calls `quantised` evolve, with
+a gradient of floats.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from jaxtyping import PyTree
 
 from eggroll import adapters
 from eggroll.perturbation.layout import is_array, named_leaves
-from eggroll.perturbation.rules import Frozen, Rule, Rules
+from eggroll.perturbation.rules import Frozen, Rule, Rules, can_evolve
 
 
 def trainable(params: PyTree, rules: Mapping[str, Rule] | None = None) -> PyTree:
@@ -34,8 +35,8 @@ def trainable(params: PyTree, rules: Mapping[str, Rule] | None = None) -> PyTree
 
     Returns:
         A pytree like `params` of truth values: whether a leaf is an array of
-        floating-point numbers (or a float, if not of an Equinox module) and no rule
-        freezes it.
+        floating-point numbers (or a float, if not of an Equinox module), or of whole
+        numbers that a rule calls `quantised`, and no rule freezes it.
 
     Raises:
         ValueError: if a pattern matches no leaf.
@@ -43,7 +44,11 @@ def trainable(params: PyTree, rules: Mapping[str, Rule] | None = None) -> PyTree
     named, ordered = named_leaves(params), Rules(rules or {})
     ordered.check(path for path, _ in named)
     opened = adapters.opened(lambda params: params, params).params
-    evolving = {path for path, x in named_leaves(opened) if is_floating(x)}
+    evolving = {
+        path
+        for path, x in named_leaves(opened)
+        if is_floating(x) or (is_array(x) and can_evolve(x.dtype, ordered.find(path)))
+    }
     mask = [
         path in evolving and not isinstance(ordered.find(path), Frozen)
         for path, _ in named

@@ -104,8 +104,9 @@ class EvolutionStrategy(GradientEstimator):
 
         Returns:
             A pytree like the parameters, of their types (or of `gradient_dtype`): None
-            for leaves that are no floating-point numbers, zeros for those that are but
-            do not evolve (`eggroll.trainable` keeps optimisers from moving them).
+            for leaves that are no floating-point numbers (float32 for those of whole
+            numbers that a rule calls `quantised`), zeros for those that are but do not
+            evolve (`eggroll.trainable` keeps optimisers from moving them).
 
         Raises:
             ValueError: if `fitness` has not one number a member, or if the generation

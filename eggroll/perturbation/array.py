@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num, Shaped
 
 from eggroll.perturbation.product import dot_general
-from eggroll.perturbation.scale import Multiple, Scale
+from eggroll.perturbation.scale import Multiple, Scale, Shift
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -40,7 +40,7 @@ class Perturbed:
             they are converted where they are used.
         shapes: the factors' shapes, which broadcast to `(*dims, rank)`.
         scale: what the product of the factors is multiplied by; a `Shift` for integer
-            weights, a number or `Multiple` for others.
+            weights that are computed with, a number or `Multiple` for others.
         paths: the names of the leaves this came from, for reports.
         looked_up: whether these are rows looked up in a table by an array of positions:
             an activation, which costs nothing to write out.
@@ -129,7 +129,17 @@ class Perturbed:
 
     @property
     def is_integer(self) -> bool:
-        return jnp.issubdtype(self.dtype, jnp.integer)
+        """Whether it stands for whole numbers, and is computed with as such."""
+        return isinstance(self.scale, Shift)
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether it stands for floats, whole numbers plus noise, yet to be made such.
+
+        Views keep it so; converted to a floating-point type it is as any other.
+        """
+        is_whole = jnp.issubdtype(self.dtype, jnp.integer)
+        return is_whole and not self.is_integer
 
     @property
     def is_one_factor(self) -> bool:
@@ -150,7 +160,8 @@ class Perturbed:
     def materialise(self) -> Shaped[Array, "*dims"]:
         """Returns the perturbed array itself, in the weight's type.
 
-        Integers saturate at the ends of the symmetric range (-127 ... 127 for int8).
+        Integers saturate at the ends of the symmetric range (-127 ... 127 for int8). Of
+        quantised weights it is of floats (`accumulator`).
         """
         product = jnp.asarray(1, self.accumulator)
         for factor in self.factors:
@@ -161,7 +172,7 @@ class Perturbed:
         if self.is_integer:
             limit = jnp.iinfo(self.dtype).max
             total = jnp.clip(total, -limit, limit)
-        return total.astype(self.dtype)
+        return total if self.is_quantised else total.astype(self.dtype)
 
     @property
     def accumulator(self) -> jnp.dtype:

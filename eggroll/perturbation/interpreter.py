@@ -75,9 +75,20 @@ class Interpreter:
         return [self.written_out(x, "result") for x in self.evaluate(closed, args)]
 
     def written_out(self, x: Any, primitive: str) -> Any:
-        """Returns `x`, written out if it is a perturbed array."""
+        """Returns `x`, written out if it is a perturbed array.
+
+        Raises:
+            ValueError: if it is quantised: nothing but floats can stand for it.
+        """
         if not is_perturbed(x):
             return x
+        if x.is_quantised:
+            raise ValueError(
+                f"`{primitive}` meets {', '.join(x.paths) or 'a leaf'}, {x.dtype} of "
+                f"shape {x.shape}, whose members are whole numbers plus noise: convert "
+                f"it to a floating-point type first (x @ q.astype(x.dtype)), or leave "
+                f"`quantised=True` out of its rule"
+            )
         if not x.is_free_to_write_out:
             self.observe(Use.WRITE_OUT, x, primitive, range(x.ndim))
         return x.materialise()

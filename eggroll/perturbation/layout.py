@@ -25,6 +25,7 @@ from eggroll.perturbation.rules import (
     LowRank,
     Rule,
     Rules,
+    can_evolve,
     frozen,
 )
 from eggroll.perturbation.uses import Uses, record_uses, size_of
@@ -127,7 +128,12 @@ def make_plan(
     named = named_leaves(params)
     rules.check(path for path, _ in named)
     arrays = [(path, x) for path, x in named if is_array(x)]
-    uses, reached = record_uses(jaxpr, arrays), reaches(jaxpr)
+    probed = {
+        path
+        for path, x in arrays
+        if can_evolve(x.dtype, None) or can_evolve(x.dtype, rules.find(path))
+    }
+    uses, reached = record_uses(jaxpr, arrays, probed), reaches(jaxpr)
     idle = {
         path: _idle(reach, obey_stops=obey_stops)
         for (path, _), reach in zip(arrays, reached, strict=False)
@@ -243,14 +249,14 @@ def _layout(
             f"and imaginary part as leaves of their own, or leave it as it is with "
             f"rules={{{path!r}: eggroll.frozen}}"
         )
-    if not jnp.issubdtype(leaf.dtype, jnp.floating) or not leaf.size:
+    if not can_evolve(leaf.dtype, rule) or not leaf.size:
         return Layout(*named, frozen)
     if idle and not isinstance(chosen, Frozen):
         return Layout(*named, frozen, idle=idle)
     scanned = uses.scanned and shape[0] > 1
     if not isinstance(chosen, LowRank):
         return Layout(*named, chosen, scanned=scanned)
-    full = FullRank(chosen.sigma_scale)
+    full = FullRank(chosen.sigma_scale, chosen.quantised)
     batch, rows = uses.sides(shape)
     if lost := uses.lost_at(rows):  # its slices have to be independent
         return Layout(*named, full, lost=lost, scanned=scanned)

@@ -131,10 +131,19 @@ def _view(apply: Callable[[JaxprEqn, list[Any]], Any]) -> Callable:
 
 def _convert(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     leaf, dtype = operands[0], eqn.params["new_dtype"]
-    both_float = jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.issubdtype(
-        dtype, jnp.floating
-    )
-    return views.convert(leaf, dtype) if both_float or leaf.dtype == dtype else None
+    is_float = leaf.is_quantised or jnp.issubdtype(leaf.dtype, jnp.floating)
+    stays = leaf.dtype == dtype or (is_float and jnp.issubdtype(dtype, jnp.floating))
+    return views.convert(leaf, dtype) if stays else None
+
+
+def _computing(rule: PrimitiveRule) -> PrimitiveRule:
+    """A rule that declines what is quantised, and has to be converted before."""
+
+    def careful(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
+        quantised = any(is_perturbed(x) and x.is_quantised for x in operands)
+        return None if quantised else rule(eqn, operands, run)
+
+    return careful
 
 
 def _scaled(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
@@ -213,13 +222,13 @@ def _weight_only(eqn: JaxprEqn, operands: list[Any]) -> Perturbed:
 
 
 RULES: dict[str, PrimitiveRule] = {
-    "dot_general": _dot_general,
-    "conv_general_dilated": _conv,
+    "dot_general": _computing(_dot_general),
+    "conv_general_dilated": _computing(_conv),
     "gather": _gather,
     "convert_element_type": _convert,
-    "mul": _scaled,
-    "div": _scaled,
-    "neg": _negated,
+    "mul": _computing(_scaled),
+    "div": _computing(_scaled),
+    "neg": _computing(_negated),
     "concatenate": _concatenate,
     "stack": _stack,
     "unstack": _unstack,

@@ -3,6 +3,9 @@
 import dataclasses
 import fnmatch
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax.numpy as jnp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,6 +14,7 @@ class LowRank:
 
     rank: int = 1
     sigma_scale: float = 1.0
+    quantised: bool = False
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -23,6 +27,7 @@ class FullRank:
     """A leaf each element of which is perturbed independently; see `full_rank`."""
 
     sigma_scale: float = 1.0
+    quantised: bool = False
 
     def __post_init__(self) -> None:
         _check_scale(self.sigma_scale)
@@ -79,32 +84,54 @@ class Rules(Mapping[str, Rule]):
                 )
 
 
-def low_rank(rank: int = 1, sigma_scale: float = 1.0) -> LowRank:
+def low_rank(
+    rank: int = 1, sigma_scale: float = 1.0, *, quantised: bool = False
+) -> LowRank:
     """Perturbs a leaf by A Bᵀ / √rank (arXiv 2511.16652, section 3).
 
     Args:
         rank: of the perturbation.
         sigma_scale: the leaf's sigma, as a multiple of the strategy's.
+        quantised: evolve the leaf even if it is of whole numbers, which stay as they
+            are: each member's are whole numbers plus noise, in floating point. The
+            function has to convert them to a floating-point type before it computes
+            with them. Sigma and gradient are in steps of the whole numbers: where a
+            step is worth `unit` of a weight, `sigma_scale=1 / unit` makes of it what it
+            is for the weight. (Otherwise whole numbers do not evolve.)
 
     Raises:
         ValueError: if `rank` is below 1 or `sigma_scale` is not positive.
     """
-    return LowRank(rank, sigma_scale)
+    return LowRank(rank, sigma_scale, quantised)
 
 
-def full_rank(sigma_scale: float = 1.0) -> FullRank:
+def full_rank(sigma_scale: float = 1.0, *, quantised: bool = False) -> FullRank:
     """Perturbs each element of a leaf independently, as OpenAI-ES does.
 
     Args:
         sigma_scale: the leaf's sigma, as a multiple of the strategy's.
+        quantised: as in `low_rank`.
 
     Raises:
         ValueError: if `sigma_scale` is not positive.
     """
-    return FullRank(sigma_scale)
+    return FullRank(sigma_scale, quantised)
 
 
 frozen = Frozen()
+
+
+def can_evolve(dtype: Any, rule: Rule | None) -> bool:
+    """Whether a rule (None: no rule of its own) evolves arrays of a type.
+
+    Those of floating-point numbers; of whole numbers where a rule says `quantised`.
+    """
+    if isinstance(rule, Frozen):
+        return False
+    if jnp.issubdtype(dtype, jnp.floating):
+        return True
+    is_whole = jnp.issubdtype(dtype, jnp.integer)
+    return is_whole and rule is not None and rule.quantised
 
 
 def of_rank(rank: int | None) -> LowRank | FullRank:

@@ -7,12 +7,13 @@ dimension tell which dimensions of the leaf it comes from, through all views.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
+from jaxtyping import Array
 
 from eggroll.perturbation import jaxprs
 from eggroll.perturbation.array import Perturbed
@@ -87,12 +88,15 @@ class Uses:
         return next((name for d, name in self.split.items() if d in rows), "")
 
 
-def record_uses(jaxpr: ClosedJaxpr, named: list[tuple[str, Any]]) -> dict[str, Uses]:
+def record_uses(
+    jaxpr: ClosedJaxpr, named: list[tuple[str, Any]], probed: Container[str]
+) -> dict[str, Uses]:
     """Returns the uses of each leaf, by its path.
 
     Args:
         jaxpr: the model's trace; its first arguments are the leaves.
         named: the leaves, arrays all of them, with their paths.
+        probed: the paths of those that could be perturbed.
     """
     uses = {path: Uses(x.ndim) for path, x in named}
 
@@ -101,22 +105,21 @@ def record_uses(jaxpr: ClosedJaxpr, named: list[tuple[str, Any]]) -> dict[str, U
             uses[path].record(use, leaf, primitive, dims)
 
     def run() -> Any:
-        probes = [_probe(path, x) for path, x in named]
+        zeros = [(path, jnp.zeros_like(x)) for path, x in named]
+        probes = [_probe(path, x) if path in probed else x for path, x in zeros]
         return evaluate(jaxpr, [*probes, *jaxprs.zeros(jaxpr, len(probes))], observe)
 
     jax.eval_shape(run)
     return uses
 
 
-def _probe(path: str, leaf: Any) -> Any:
-    """A leaf with a factor for each of its dimensions, if it can be perturbed."""
-    weight = jnp.zeros_like(leaf)
-    is_floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-    if not is_floating or not leaf.ndim or not leaf.size:
+def _probe(path: str, weight: Array) -> Any:
+    """A leaf with a factor for each of its dimensions, if it has any."""
+    if not weight.ndim or not weight.size:
         return weight
     factors = [
-        jnp.zeros([n if d == k else 1 for d, n in enumerate(leaf.shape)] + [1])
-        for k in range(leaf.ndim)
+        jnp.zeros([n if d == k else 1 for d, n in enumerate(weight.shape)] + [1])
+        for k in range(weight.ndim)
     ]
     return Perturbed(weight, factors, paths=(path,))
 

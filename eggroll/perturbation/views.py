@@ -181,7 +181,7 @@ def rev(leaf: Perturbed, dimensions: Sequence[int]) -> Perturbed:
 
 
 def convert(leaf: Perturbed, dtype: Any) -> Perturbed:
-    """Changes the weight's floating-point type; the factors are in none."""
+    """Makes the weight floats of a type, or of another; the factors are of none."""
     return leaf.replace(leaf.weight.astype(dtype), leaf.factors)
 
 
