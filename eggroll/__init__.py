@@ -15,6 +15,7 @@ from eggroll.evolution.leaves import filled, trainable
 from eggroll.evolution.master_weights import with_master_weights
 from eggroll.evolution.minimise import minimise
 from eggroll.evolution.report import Coverage, coverage
+from eggroll.evolution.residual import with_residual
 from eggroll.evolution.sharding import population_mesh
 from eggroll.evolution.strategy import EvolutionStrategy
 from eggroll.integer.strategy import IntegerStrategy
@@ -58,6 +59,7 @@ __all__ = [
     "shaping",
     "trainable",
     "with_master_weights",
+    "with_residual",
 ]
 
 
