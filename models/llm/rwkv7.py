@@ -31,6 +31,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from models.llm import int8
 from models.llm.layers import layer_of, with_layer
 from models.llm.rwkv7_config import RWKV7Config, init
 
@@ -114,7 +115,7 @@ class RWKV7:
         self, params: Params, tokens: Int[Array, "batch length"]
     ) -> Float[Array, "batch length width"]:
         """Returns what the head is applied to, at every token; see the interface."""
-        state = self.init_state(tokens.shape[0], dtype=params["embed"].dtype)
+        state = self.init_state(tokens.shape[0], dtype=params["embed_norm"].dtype)
         x, _ = self._read(params, tokens, None, state)
         return _norm(x, params["norm"], params["norm_bias"])
 
@@ -122,7 +123,7 @@ class RWKV7:
         self, params: Params, hidden: Float[Array, "*rows width"]
     ) -> Float[Array, "*rows vocabulary"]:
         """Returns logits (float32); see the interface."""
-        return jnp.matmul(hidden, params["head"], preferred_element_type=jnp.float32)
+        return int8.logits(hidden, params["head"])
 
     def _read(
         self,
@@ -147,7 +148,7 @@ class RWKV7:
             state = jax.tree.map(lambda old, new: with_layer(old, new, i), state, after)
             return (x, first, state), None
 
-        x = params["embed"].at[tokens].get(mode="clip")
+        x = int8.rows(params["embed"], tokens)
         x = _norm(x, params["embed_norm"], params["embed_norm_bias"])
         carry, layers = (x, jnp.zeros_like(x)), jnp.arange(self.config.layers)
         run = functools.partial(lax.scan, unroll=self.unrolled)
@@ -190,7 +191,7 @@ def _time_mix(
     """Returns the output, the matrices S after it, and the first layer's values."""
     r, w, k, v, a, g = (x + p[f"x_{name}"] * (shifted - x) for name in "rwkvag")
     mix = jax.nn.sigmoid(p["v0"] + (v @ p["v1"]) @ p["v2"])
-    r, k, v = r @ p["r"], k @ p["k"], v @ p["v"]
+    r, k, v = (int8.matmul(x, p[n]) for x, n in ((r, "r"), (k, "k"), (v, "v")))
     w = p["w0"] + jnp.tanh(w @ p["w1"]) @ p["w2"]
     a = jax.nn.sigmoid(p["a0"] + (a @ p["a1"]) @ p["a2"])
     g = jax.nn.sigmoid(g @ p["g1"]) @ p["g2"]
@@ -212,12 +213,12 @@ def _time_mix(
     y = (y * p["head_norm"] + p["head_norm_bias"]).astype(x.dtype)
     own = jnp.sum(apart(r * k * p["r_k"]), -1, keepdims=True) * apart(v)
     y = y + own.reshape(x.shape).astype(x.dtype)
-    return (y * g) @ p["o"], memory, first
+    return int8.matmul(y * g, p["o"]), memory, first
 
 
 def _channel_mix(p: Params, x: Array, shifted: Array) -> Array:
-    inner = jax.nn.relu((x + p["x_c"] * (shifted - x)) @ p["expand"])
-    return (inner * inner) @ p["contract"]
+    inner = jax.nn.relu(int8.matmul(x + p["x_c"] * (shifted - x), p["expand"]))
+    return int8.matmul(inner * inner, p["contract"])
 
 
 def _recur(

@@ -14,6 +14,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from models.llm import int8
 from models.llm.config import TransformerConfig
 from models.llm.layers import layer_of
 from models.llm.rope import Angles, angles_of, rotate
@@ -184,8 +185,8 @@ class Transformer:
         self, params: Params, hidden: Float[Array, "*rows width"]
     ) -> Float[Array, "*rows vocabulary"]:
         """Returns logits (float32); see the interface."""
-        matrix = params["head"] if "head" in params else params["embed"].T
-        return jnp.matmul(hidden, matrix, preferred_element_type=jnp.float32)
+        tied = "head" not in params
+        return int8.logits(hidden, params["embed" if tied else "head"], tied=tied)
 
     def _read(self, params: Params, tokens: Array) -> tuple[Array, tuple[Array, Array]]:
         """Returns the last layer's output at every token, and the keys and values."""
@@ -201,7 +202,7 @@ class Transformer:
         return lax.scan(layer, x, params["layers"], unroll=self.unrolled)
 
     def _embed(self, params: Params, tokens: Array) -> Array:
-        return params["embed"].at[tokens].get(mode="clip")
+        return int8.rows(params["embed"], tokens)
 
     def _queries(
         self, x: Float[Array, "*rows width"], weights: Params, angles: Angles
@@ -243,7 +244,7 @@ def _matrix(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Arra
 
 
 def _linear(x: Array, weights: Params, name: str) -> Array:
-    y, bias = x @ weights[name], weights.get(f"{name}_bias")
+    y, bias = int8.matmul(x, weights[name]), weights.get(f"{name}_bias")
     return y if bias is None else y + bias
 
 
