@@ -34,7 +34,10 @@ MATRICES = ("q", "k", "v", "o", "gate", "up", "down", "r", "expand", "contract",
 
 
 def quantise(
-    params: Params, names: Collection[str] = (*TABLES, *MATRICES)
+    params: Params,
+    names: Collection[str] = (*TABLES, *MATRICES),
+    *,
+    largest: int = LIMIT,
 ) -> dict[str, Any]:
     """Replaces matrices by {"int8": whole numbers, "scale": steps}.
 
@@ -46,6 +49,8 @@ def quantise(
         params: of a model; abstract ones under `jax.eval_shape`.
         names: which leaves, by the last part of their path; those that are quantised
             already stay as they are.
+        largest: what the largest weight of each channel becomes. Weights that evolve
+            cannot grow beyond 127 steps: less leaves them room, for a coarser step.
 
     Returns:
         Parameters that the same model takes. Steps have the matrix's type, and its
@@ -56,7 +61,7 @@ def quantise(
         name = path[-1].key
         if is_quantised(weight) or name not in names:
             return weight
-        return _quantised(weight, axis=-1 if name in TABLES else -2)
+        return _quantised(weight, largest, axis=-1 if name in TABLES else -2)
 
     return jax.tree_util.tree_map_with_path(leaf, params, is_leaf=is_quantised)
 
@@ -162,10 +167,12 @@ def _product(
     return y * scale.reshape(-1).astype(jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnames="axis")
-def _quantised(weight: Float[Array, "..."], axis: int) -> dict[str, Array]:
+@functools.partial(jax.jit, static_argnames=("largest", "axis"))
+def _quantised(
+    weight: Float[Array, "..."], largest: int, axis: int
+) -> dict[str, Array]:
     most = jnp.max(jnp.abs(weight), axis, keepdims=True)
     most = jnp.where(most == 0, weight.shape[axis] ** -0.5, most)
-    scale = (most / LIMIT).astype(weight.dtype)
+    scale = (most / largest).astype(weight.dtype)
     whole = jnp.rint(weight / scale)
     return {"int8": jnp.clip(whole, -LIMIT, LIMIT).astype(jnp.int8), "scale": scale}

@@ -45,3 +45,9 @@ def test_what_a_server_scores_is_learnt_as_what_is_evaluated_in_process(found):
     for name in ("q", "down"):
         a, b = (x["layers"][name] for x in (found["served"], expected))
         np.testing.assert_allclose(a, b, atol=1e-2 * np.abs(b).max())
+
+
+@pytest.mark.slow
+def test_weights_of_eight_bits_stay_so(found):
+    assert found["whole"]["layers"]["q"]["int8"].dtype == np.int8
+    assert found["state"].count == 1

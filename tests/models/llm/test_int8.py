@@ -119,6 +119,12 @@ def test_a_channel_of_zeros_has_steps_as_others_have():
     np.testing.assert_array_equal(found["int8"][:, :, 1], 0)
 
 
+def test_weights_may_be_left_room_to_grow():
+    found = int8.quantise(drawn(MODELS["tied"]), largest=100)
+    whole = np.abs(np.asarray(found["layers"]["q"]["int8"], int))
+    np.testing.assert_array_equal(whole.max(axis=1), 100)
+
+
 def test_quantised_again_nothing_changes():
     whole = int8.quantise(drawn(MODELS["tied"]))
     assert jax.tree.all(jax.tree.map(np.array_equal, int8.quantise(whole), whole))
