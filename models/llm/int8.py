@@ -6,8 +6,8 @@ A matrix W is kept as whole numbers q and a step s for each of its outputs,
 
 so that steps multiply what comes out, and q is converted where it is used: one layer of
 a scanned stack at a time, and a head in blocks of its outputs. No float copy of all of
-them is ever made. (Compilers hoist conversions out of a loop over tokens if layers are
-compiled one by one, as `RWKV7(unrolled=True)` has them: there scan.)
+them is ever made. (With `unrolled=True` one is: compilers hoist what they can out of a
+loop over tokens.)
 
 An embedding has a step a token, which serves the rows that are looked up as well as the
 head where it is tied.
