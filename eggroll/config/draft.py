@@ -10,13 +10,8 @@ from typing import Any
 
 from eggroll.config import coercion, lookup
 from eggroll.config.coercion import Typed
-from eggroll.config.schema import (
-    Choice,
-    Config,
-    OptimizerConfig,
-    Schedule,
-    TaskConfig,
-)
+from eggroll.config.pieces import Choice, Schedule
+from eggroll.config.schema import Config, OptimizerConfig, TaskConfig
 from eggroll.errors import UserError
 
 

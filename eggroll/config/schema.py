@@ -16,86 +16,13 @@ from typing import Any, Literal, Self
 import optax
 
 from eggroll.config import coercion, lookup
+from eggroll.config.pieces import Choice, Schedule
 from eggroll.errors import UserError
 
 
-ScheduleKind = Literal["constant", "linear", "exponential", "cosine"]
 # Optimisers that optax lacks, by path: the rooms that hold them are not beneath.
 OWN_OPTIMIZERS = {"clipup": "eggroll:clipup"}
 PLAIN = (bool, int, float, str, tuple, type(None))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """A number that may change over the run.
-
-    Attributes:
-        start: Its value at step 0.
-        end: Its value from step `steps` on; needed unless constant.
-        steps: Over how many steps it goes from `start` to `end`.
-        kind: On what curve.
-    """
-
-    start: float
-    end: float | None = None
-    steps: int | None = None
-    kind: ScheduleKind = "constant"
-
-    def __post_init__(self):
-        complete = self.end is not None and self.steps is not None
-        if self.kind != "constant" and not (complete and self.steps > 0):  # pyright: ignore[reportOptionalOperand]
-            raise UserError(
-                f"a schedule of kind {self.kind!r} needs `end` and `steps` > 0, "
-                f"got end={self.end}, steps={self.steps}"
-            )
-        if self.kind == "constant" and (self.end, self.steps) != (None, None):
-            raise UserError(
-                "a schedule with `end` or `steps` needs `kind`: "
-                "linear, exponential or cosine"
-            )
-        if self.kind == "exponential" and not (self.start > 0 and self.end > 0):  # pyright: ignore[reportOptionalOperand]
-            raise UserError(
-                "an exponential schedule needs `start` and `end` above 0, "
-                f"got {self.start} and {self.end}"
-            )
-
-    @classmethod
-    def parse(cls, value: Any, where: str) -> Self:
-        """Reads a schedule, for which a plain number may stand."""
-        if isinstance(value, Mapping):
-            return coercion.from_mapping(cls, value, where)
-        return cls(start=coercion.coerce(value, float, where))
-
-    def plain(self) -> Any:
-        return self.start if self.kind == "constant" else dataclasses.asdict(self)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Choice:
-    """Something chosen by name, with its options.
-
-    Attributes:
-        name: Of a function of a module that the reader of the setting knows.
-        options: Its keyword arguments.
-    """
-
-    name: str
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, value: Any, where: str) -> Self:
-        """Reads a name alone, or a mapping of `name` and the options."""
-        if not isinstance(value, Mapping):
-            return cls(name=coercion.coerce(value, str, where))
-        options = dict(value)
-        if "name" not in options:
-            raise UserError(f"the setting {where + '.name'!r} is missing")
-        return cls(
-            name=coercion.coerce(options.pop("name"), str, where), options=options
-        )
-
-    def plain(self) -> Any:
-        return {"name": self.name, **self.options} if self.options else self.name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,22 +52,43 @@ class TaskConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class BaselineConfig:
+    """A running baseline, which fitness is judged against; see `eggroll.evolution`.
+
+    Attributes:
+        half_life: Generations after which one counts half as much.
+    """
+
+    half_life: float
+
+    def __post_init__(self):
+        if not 0 < self.half_life < math.inf:
+            raise UserError(
+                f"strategy.baseline.half_life: expected a positive number of "
+                f"generations, got {self.half_life}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class StrategyConfig:
     """The arguments of `eggroll.EvolutionStrategy`, as words and numbers.
 
     Attributes:
         sigma_adaptation: A rule of `eggroll.adaptation` that starts from `sigma`, with
             its options; None: sigma is what its schedule says.
+        baseline: Shape fitness as its deviation from a running mean, in running
+            standard deviations, instead of as it is.
     """
 
     population: int = 256
-    sigma: Schedule = Schedule(start=0.05)
+    sigma: Schedule = Schedule(start=0.05)  # noqa: RUF009
     sigma_adaptation: Choice | None = None
     rank: int = 1
     noise: Literal["rademacher", "gaussian"] = "rademacher"
     antithetic: bool = True
     noise_reuse: int = 1
-    shaping: Choice = Choice(name="zscore")
+    shaping: Choice = Choice(name="zscore")  # noqa: RUF009
+    baseline: BaselineConfig | None = None
     rules: Mapping[str, Choice] = dataclasses.field(default_factory=dict)
     chunk_size: int | None = None
 
@@ -158,6 +106,15 @@ class StrategyConfig:
                 f"must be one number to start from, got a schedule of kind "
                 f"{self.sigma.kind!r}: leave out one of the two"
             )
+        keeps_size = self.shaping.name in ("centre", "none") or (
+            self.shaping.name == "groups"
+            and self.shaping.options.get("spread") == "none"
+        )
+        if self.baseline is not None and not keeps_size:
+            raise UserError(
+                f"strategy.shaping: {self.shaping.name!r} forgets by how much members "
+                "differ, which strategy.baseline measures: choose centre or none"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,7 +125,7 @@ class OptimizerConfig:
     """
 
     name: str = "adam"
-    learning_rate: Schedule = Schedule(start=0.01)
+    learning_rate: Schedule = Schedule(start=0.01)  # noqa: RUF009
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod

@@ -1,15 +1,10 @@
 """From settings to a trained model: algorithms over one state, in one loop."""
 
 from eggroll.training import diagnostics, instantiate
-from eggroll.training.algorithms import (
-    Algorithm,
-    Evolution,
-    Metrics,
-    evolution,
-    find,
-)
+from eggroll.training.algorithms import Algorithm, evolution, find
 from eggroll.training.budget import Outcome, Progress, Stop
 from eggroll.training.experiment import Experiment, initial_state, prepare
+from eggroll.training.halves import Evolution, Metrics
 from eggroll.training.integer import Stepping, integer_algorithm
 from eggroll.training.loop import train
 from eggroll.training.members import generation_of

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Num, PyTree
+from jaxtyping import Array, Bool, Float, Num, PyTree
 
 from eggroll.config.coercion import unknown
 from eggroll.config.schema import Config
 from eggroll.errors import UserError
 from eggroll.evolution import shaping
-from eggroll.evolution.adaptation import Adaptation, Adapted
 from eggroll.evolution.estimate import narrowed
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.leaves import filled
@@ -26,10 +25,8 @@ from eggroll.evolution.strategy import EvolutionStrategy
 from eggroll.evolution.validation import one_per_member
 from eggroll.task.protocol import Task, rows
 from eggroll.training import diagnostics, instantiate
+from eggroll.training.halves import Evolution, Metrics, adapting, judging
 from eggroll.training.state import Purpose, State, key_for
-
-
-Metrics = dict[str, Array]
 
 
 class Algorithm(NamedTuple):
@@ -52,39 +49,21 @@ class Algorithm(NamedTuple):
     trial: Callable[[State, PyTree], Any]
 
 
-class Evolution(NamedTuple):
-    """The two halves of a step of evolution, for a task that puts them together.
-
-    Attributes:
-        init: `params -> opt_state`.
-        ask: `(state, data) -> (results, generation)`: `task.evaluate` of all members,
-            its results stacked. Asked again at the same step, the members are the same.
-        learn: `(state, generation, fitness, carry, aux) -> (state, metrics)`; fitness
-            that is no array of JAX is shaped in float64, outside. `centre`, the fitness
-            of the parameters themselves, may follow, for a sigma that adapts.
-    """
-
-    init: Callable[[PyTree], PyTree]
-    ask: Callable[..., tuple[tuple, Generation]]
-    learn: Callable[..., tuple[State, Metrics]]
-
-
-class Adapting(NamedTuple):
-    """What is kept between steps, as `State.opt_state`, where sigma adapts."""
-
-    optimizer: PyTree
-    sigma: Adapted
-
-
 def find(task: Task, config: Config) -> Algorithm:
     """The algorithm that the settings name."""
     known = {**ALGORITHMS, **task.algorithms}
     if config.algorithm not in known:
         raise unknown("algorithm", config.algorithm, known)
-    if config.strategy.sigma_adaptation and config.algorithm not in ADAPTING:
+    strategy, there_is = config.strategy, f"there is {' and '.join(ADAPTING)}"
+    if strategy.sigma_adaptation and config.algorithm not in ADAPTING:
         raise UserError(
             f"strategy.sigma_adaptation: {config.algorithm!r} has no sigma that could "
-            f"adapt; there is {' and '.join(ADAPTING)}"
+            f"adapt; {there_is}"
+        )
+    if strategy.baseline and config.algorithm not in ADAPTING:
+        raise UserError(
+            f"strategy.baseline: {config.algorithm!r} weighs no members by their "
+            f"fitness; {there_is}"
         )
     return known[config.algorithm](task, config)
 
@@ -132,13 +111,19 @@ def backprop(task: Task, config: Config) -> Algorithm:
 
 def evolution(task: Task, config: Config, *, rank: int | None) -> Evolution:
     """The halves of a step, with perturbations of a rank or (None) of full rank."""
-    rule = instantiate.adaptation(config.strategy)
+    rule, baseline = instantiate.adaptation(config.strategy), config.strategy.baseline
     halves = _halves(task, config, rank=rank)
-    return halves if rule is None else _adapting(rule, halves)
+    if baseline is not None:
+        halves = judging(baseline.half_life, halves)
+    return halves if rule is None else adapting(rule, halves)
 
 
 def _halves(task: Task, config: Config, *, rank: int | None) -> Evolution:
-    """The halves of a step; `ask` takes a sigma where that is not the strategy's."""
+    """The halves of a step, as `adapting` and `judging` take them.
+
+    `ask` takes a sigma where that is not the strategy's, and `learn` takes `judged`,
+    what is shaped where that is not the fitness.
+    """
     strategy = instantiate.strategy(config, rank=rank)
     optimizer = instantiate.optimizer(config)
     adapts = config.strategy.sigma_adaptation is not None
@@ -161,8 +146,9 @@ def _halves(task: Task, config: Config, *, rank: int | None) -> Evolution:
         carry: PyTree,
         aux: dict[str, Any],
         centre: Any = None,
+        judged: Num[Any, " population"] | None = None,
     ) -> tuple[State, Metrics]:
-        weights = strategy.weigh(fitness)
+        weights = strategy.weigh(fitness if judged is None else judged)
         if not isinstance(fitness, jax.Array):
             fitness = narrowed(fitness, antithetic=False)
         return follow(state, generation, weights, fitness, carry, aux)
@@ -186,44 +172,27 @@ def _halves(task: Task, config: Config, *, rank: int | None) -> Evolution:
         )
         metrics |= diagnostics.of_weights(weights, counted)
         if config.diagnose_every:
-            is_half = jnp.arange(fitness.shape[0]) // 2 % 2 == 0  # pairs stay together
-            half = lambda: combine(jnp.where(is_half, weights, 0))
-            metrics["gradient/agreement"] = jax.lax.cond(
-                state.step % config.diagnose_every == 0,
-                lambda: diagnostics.agreement(grads, half()),
-                lambda: jnp.float32(jnp.nan),  # not measured: left out of the log
-            )
+            is_due = state.step % config.diagnose_every == 0
+            metrics["gradient/agreement"] = _agreement(combine, weights, grads, is_due)
         return _update(task, optimizer, state, grads, carry, aux, metrics)
 
     return Evolution(optimizer.init, ask, learn)
 
 
-def _adapting(rule: Adaptation, halves: Evolution) -> Evolution:
-    """The halves of a step with the sigma of the state, which `learn` adapts."""
-
-    def init(params: PyTree) -> Adapting:
-        return Adapting(halves.init(params), rule.init())
-
-    @jax.jit  # so that the generation tells of a traced sigma, as `learn` has it
-    def ask(state: State, data: PyTree) -> tuple[tuple, Generation]:
-        return halves.ask(state, data, state.opt_state.sigma.sigma)
-
-    def learn(
-        state: State,
-        generation: Generation,
-        fitness: Num[Any, " population"],
-        carry: PyTree,
-        aux: dict[str, Any],
-        centre: Any = None,
-    ) -> tuple[State, Metrics]:
-        kept: Adapting = state.opt_state
-        adapted, _ = rule.update(kept.sigma, fitness, centre=centre)
-        state = state._replace(opt_state=kept.optimizer)
-        new, metrics = halves.learn(state, generation, fitness, carry, aux)
-        new = new._replace(opt_state=Adapting(new.opt_state, adapted))
-        return new, metrics | {"sigma": kept.sigma.sigma}
-
-    return Evolution(init, ask, learn)
+def _agreement(
+    combine: Callable[[Array], PyTree],
+    weights: Float[Array, " population"],
+    grads: PyTree,
+    is_due: Bool[Array, ""],
+) -> Float[Array, ""]:
+    """As `diagnostics.agreement`; NaN, which is left out of the log, if not due."""
+    is_half = jnp.arange(weights.shape[0]) // 2 % 2 == 0  # pairs stay together
+    half = lambda: combine(jnp.where(is_half, weights, 0))
+    return jax.lax.cond(
+        is_due,
+        lambda: diagnostics.agreement(grads, half()),
+        lambda: jnp.float32(jnp.nan),
+    )
 
 
 def _evolution(task: Task, config: Config, *, rank: int | None) -> Algorithm:

@@ -14,7 +14,8 @@ from jaxtyping import PyTree
 
 from eggroll.config import lookup
 from eggroll.config.coercion import unknown
-from eggroll.config.schema import Choice, Config, Schedule, StrategyConfig
+from eggroll.config.pieces import Choice, Schedule
+from eggroll.config.schema import Config, StrategyConfig
 from eggroll.errors import UserError
 from eggroll.evolution import adaptation as adaptations, shaping as shapings
 from eggroll.evolution.master_weights import with_master_weights

@@ -7,8 +7,9 @@ from eggroll.evolution.generation import Generation
 from eggroll.evolution.strategy import EvolutionStrategy
 from eggroll.task.check import first_batch
 from eggroll.training import instantiate
-from eggroll.training.algorithms import ADAPTING, Adapting
+from eggroll.training.algorithms import ADAPTING
 from eggroll.training.experiment import Experiment
+from eggroll.training.halves import Adapting
 from eggroll.training.state import Purpose, State, key_for
 
 

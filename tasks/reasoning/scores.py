@@ -1,11 +1,10 @@
 """From the rewards of completions to the fitness of members; plain arithmetic."""
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 
 def best_of(
@@ -124,65 +123,3 @@ def tied_pairs(fitness: Float[np.ndarray, " members"]) -> float:
     plus, minus = np.asarray(fitness)[0::2], np.asarray(fitness)[1::2]
     counts = np.isfinite(plus) & np.isfinite(minus)
     return float(np.mean((plus == minus)[counts])) if counts.any() else 0.0
-
-
-class Baseline(NamedTuple):
-    """What fitness was of late; a pytree, to be kept in the state of a task.
-
-    Attributes:
-        weight: how much has come in, from 0 towards 1.
-        mean: of fitness, times `weight`.
-        square: the mean of its squares, times `weight`.
-    """
-
-    weight: Float[Array, ""]
-    mean: Float[Array, ""]
-    square: Float[Array, ""]
-
-
-def baseline_init() -> Baseline:
-    """A baseline that has seen nothing."""
-    return Baseline(*(jnp.zeros((), jnp.float32) for _ in range(3)))
-
-
-def baseline_update(
-    baseline: Baseline, fitness: Float[Any, " members"], half_life: float
-) -> Baseline:
-    """The baseline after a generation; pure JAX.
-
-    Args:
-        baseline: before.
-        fitness: of the members; those that are no numbers are left out.
-        half_life: generations after which one counts half as much.
-    """
-    fitness = jnp.asarray(fitness, jnp.float32)
-    counts = jnp.isfinite(fitness)
-    keep = jnp.where(jnp.any(counts), 0.5 ** (1 / half_life), 1.0)
-    total = jnp.maximum(jnp.sum(counts), 1)
-    mean = lambda values: jnp.sum(jnp.where(counts, values, 0)) / total
-    seen = Baseline(jnp.float32(1), mean(fitness), mean(fitness**2))
-    return Baseline(
-        *(
-            keep * old + (1 - keep) * new
-            for old, new in zip(baseline, seen, strict=True)
-        )
-    )
-
-
-def against(
-    baseline: Baseline, fitness: Float[Any, " members"]
-) -> Float[Array, " members"]:
-    """Fitness as a deviation from the baseline, in its standard deviations.
-
-    Unlike a z-score over the members at hand, which two of them pass with weights of 1
-    and -1 whatever their difference, it tells a large difference from a small one. A
-    baseline that has not varied, or has seen nothing, gives zeros: update it first.
-    """
-    fitness = jnp.asarray(fitness, jnp.float32)
-    whole = jnp.where(baseline.weight > 0, baseline.weight, 1)
-    mean = baseline.mean / whole
-    variance = baseline.square / whole - mean**2
-    # What rounding leaves of the variance of equal numbers is none.
-    varies = variance > 1e-6 * jnp.maximum(baseline.square / whole, 1e-30)
-    scaled = (fitness - mean) / jnp.sqrt(jnp.where(varies, variance, 1))
-    return jnp.where(varies, scaled, jnp.where(jnp.isfinite(fitness), 0, jnp.nan))

@@ -2,16 +2,11 @@
 
 import itertools
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tasks.reasoning.scores import (
-    against,
     aggregated,
-    baseline_init,
-    baseline_update,
     best_of,
     pass_at_k,
     prompt_wise,
@@ -90,53 +85,3 @@ def test_tied_pairs():
     assert tied_pairs(np.array([1.0, 1, 0, 1, 0, 0, 2, 3])) == 0.5
     assert tied_pairs(np.array([1.0, 1, np.nan, np.nan])) == 1.0
     assert tied_pairs(np.array([np.nan, 1])) == 0.0
-
-
-# ------------------------------------------------------------------ running baseline
-
-
-def test_a_new_baseline_is_that_of_the_first_generation():
-    fitness = np.array([0.0, 1, 1, 0.5])
-    baseline = baseline_update(baseline_init(), fitness, half_life=8)
-    expected = (fitness - fitness.mean()) / fitness.std()
-    np.testing.assert_allclose(against(baseline, fitness), expected, rtol=1e-5)
-
-
-def test_a_generation_counts_half_after_its_half_life():
-    baseline = baseline_init()
-    for value in (1.0, *[0.0] * 3):
-        baseline = baseline_update(baseline, np.array([value, value]), half_life=3)
-    weights = 0.5 ** (np.array([3, 2, 1, 0]) / 3)
-    np.testing.assert_allclose(
-        baseline.mean / baseline.weight, weights[0] / weights.sum(), rtol=1e-5
-    )
-
-
-def test_two_members_are_told_by_how_much_they_differ_where_a_z_score_is_not():
-    baseline = baseline_init()
-    for step in range(50):
-        fitness = 0.5 + 0.1 * (-1.0) ** np.arange(2) * (1 + step % 2)
-        baseline = baseline_update(baseline, fitness, half_life=8)
-    small, large = (
-        against(baseline, np.array([0.5 + d, 0.5 - d])) for d in (0.01, 0.1)
-    )
-    np.testing.assert_allclose(10 * small, large, rtol=1e-3)
-
-
-def test_a_baseline_that_never_varied_gives_zeros_and_no_numbers_stay_so():
-    baseline = baseline_init()
-    np.testing.assert_array_equal(against(baseline, np.array([1.0, 2.0])), [0, 0])
-    for _ in range(5):
-        baseline = baseline_update(baseline, np.full(4, 0.1), half_life=2)
-    found = against(baseline, np.array([0.1, np.nan]))
-    np.testing.assert_array_equal(found, [0, np.nan])
-
-
-def test_what_failed_is_left_out_of_the_baseline():
-    fitness = np.array([0.0, 1, np.nan, np.inf])
-    update = jax.jit(lambda b, f: baseline_update(b, f, 8.0))
-    found = update(baseline_init(), jnp.asarray(fitness))
-    expected = baseline_update(baseline_init(), fitness[:2], 8.0)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    nothing = update(found, jnp.full(4, jnp.nan))
-    np.testing.assert_allclose(nothing, found, rtol=1e-6)
