@@ -7,6 +7,7 @@ optimiser of optax; `IntegerStrategy` evolves integers. `perturbed` is beneath b
 
 from eggroll.errors import UserError
 from eggroll.evolution import adaptation, shaping
+from eggroll.evolution.anchored import anchored
 from eggroll.evolution.clipup import clipup
 from eggroll.evolution.factors import Factors
 from eggroll.evolution.generation import Generation
@@ -43,6 +44,7 @@ __all__ = [
     "__version__",
     "accumulating",
     "adaptation",
+    "anchored",
     "check_task",
     "clipup",
     "coverage",

@@ -122,17 +122,23 @@ class OptimizerConfig:
     """A function of `optax` that takes `learning_rate`, and its other arguments.
 
     `clipup` names `eggroll.clipup`.
+
+    Attributes:
+        anchor: The share of the way from the start that each step takes back, as
+            `eggroll.anchored` has it.
     """
 
     name: str = "adam"
     learning_rate: Schedule = Schedule(start=0.01)  # noqa: RUF009
+    anchor: Schedule | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def parse(cls, value: Any, where: str) -> Self:
         """Reads a name alone, or a mapping of the fields and the options."""
         value = value if isinstance(value, Mapping) else {"name": value}
-        own = {key: value[key] for key in ("name", "learning_rate") if key in value}
+        fields = ("name", "learning_rate", "anchor")
+        own = {key: value[key] for key in fields if key in value}
         options = {
             key: coercion.coerce(one, Any, f"{where}.{key}")
             for key, one in value.items()
@@ -150,7 +156,8 @@ class OptimizerConfig:
 
     def plain(self) -> Any:
         rate = self.learning_rate.plain()
-        return {"name": self.name, "learning_rate": rate, **self.options}
+        anchor = {} if self.anchor is None else {"anchor": self.anchor.plain()}
+        return {"name": self.name, "learning_rate": rate, **anchor, **self.options}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

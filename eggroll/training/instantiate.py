@@ -18,6 +18,7 @@ from eggroll.config.pieces import Choice, Schedule
 from eggroll.config.schema import Config, StrategyConfig
 from eggroll.errors import UserError
 from eggroll.evolution import adaptation as adaptations, shaping as shapings
+from eggroll.evolution.anchored import anchored
 from eggroll.evolution.master_weights import with_master_weights
 from eggroll.evolution.sharding import population_mesh
 from eggroll.evolution.strategy import EvolutionStrategy
@@ -56,7 +57,10 @@ def task(config: Config) -> Task:
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
-    """Optax's optimiser, with a float32 master copy where parameters are shorter."""
+    """Optax's optimiser, with what the settings put around it.
+
+    That is an anchor, and a float32 master copy where parameters are shorter.
+    """
     setting = config.optimizer
     with blaming("optimizer"):
         made = setting.function()(schedule(setting.learning_rate), **setting.options)
@@ -64,6 +68,9 @@ def optimizer(config: Config) -> optax.GradientTransformation:
         raise UserError(
             f"optimizer.name: expected an optimiser of optax, got {setting.name!r}"
         )
+    if setting.anchor is not None:
+        with blaming("optimizer.anchor"):
+            made = anchored(made, schedule(setting.anchor))
     return with_master_weights(made) if config.precision == "bfloat16" else made
 
 

@@ -94,6 +94,10 @@ def test_an_override_sets_the_setting_it_names(path, word, read):
             {"optimizer.momentum": 0.5, "optimizer.max_speed": 0.3},
         ),
         (
+            ("--optimizer={name: sgd, momentum: 0.5}", "--anchor=0.1"),
+            {"optimizer.momentum": 0.5, "optimizer.anchor": 0.1},
+        ),
+        (
             ("--budget={seconds: 5}", "--generations=3"),
             {"budget.seconds": 5.0, "budget.generations": 3},
         ),

@@ -127,6 +127,17 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
     assert Checkpoints(tmp_path / "line" / "checkpoints").steps() == [0, 5]
 
 
+def test_a_run_may_be_anchored_to_where_it_started(tmp_path):
+    """Of a whole share, the last step alone is left."""
+    sgd = "optimizer={name: sgd, learning_rate: 0.05, anchor: 1}"
+    settings = config(tmp_path, sgd, "evaluate_every=12", "seed=1")
+    run, outcome = train(settings)
+    assert np.all(outcome.state.opt_state.start["w"] == 0)
+    step = 0.05 * metrics.read(run.metrics)[-1]["gradient/norm"]
+    length = np.sqrt(sum(np.sum(x**2) for x in jax.tree.leaves(outcome.state.params)))
+    assert length == pytest.approx(step, rel=1e-5)
+
+
 def test_a_run_may_follow_clipup(tmp_path):
     clipup = "optimizer={name: clipup, learning_rate: 0.05, momentum: 0.8}"
     _, outcome = train(config(tmp_path, "algorithm=eggroll", clipup, "generations=60"))
@@ -208,6 +219,7 @@ def test_tensorboard_gets_the_figures_too(tmp_path):
         (("algorithm=egroll",), r"no algorithm 'egroll': did you mean 'eggroll'\?"),
         (("algorithm=eggroll", "population=7"), "strategy: .*even"),
         (("optimizer={name: clipup, momentum: 2}",), "optimizer: momentum must be"),
+        (("optimizer={name: sgd, anchor: 2}",), "optimizer.anchor: rate must be a sh"),
         (("algorithm=eggroll", "rank=0"), "strategy: .*rank"),
         (("algorithm=eggroll", "sigma=0"), "strategy.sigma: .*start, got 0.0"),
         (("algorithm=eggroll", "shaping=zscor"), "no shaping 'zscor'.*'zscore'"),
