@@ -125,7 +125,7 @@ def _halves(task: Task, config: Config, *, rank: int | None) -> Evolution:
     what is shaped where that is not the fitness.
     """
     strategy = instantiate.strategy(config, rank=rank)
-    optimizer = instantiate.optimizer(config)
+    optimizer = instantiate.optimizer(config, strategy.rules)
     adapts = config.strategy.sigma_adaptation is not None
 
     def with_sigma(sigma: Any) -> EvolutionStrategy:

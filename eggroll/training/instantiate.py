@@ -19,10 +19,11 @@ from eggroll.config.schema import Config, StrategyConfig
 from eggroll.errors import UserError
 from eggroll.evolution import adaptation as adaptations, shaping as shapings
 from eggroll.evolution.anchored import anchored
+from eggroll.evolution.leaves import trainable
 from eggroll.evolution.master_weights import with_master_weights
 from eggroll.evolution.sharding import population_mesh
 from eggroll.evolution.strategy import EvolutionStrategy
-from eggroll.perturbation.rules import Rule, frozen, full_rank, low_rank
+from eggroll.perturbation.rules import Frozen, Rule, frozen, full_rank, low_rank
 from eggroll.task.protocol import Task
 
 
@@ -56,10 +57,13 @@ def task(config: Config) -> Task:
         return cls(**config.task.options)
 
 
-def optimizer(config: Config) -> optax.GradientTransformation:
+def optimizer(
+    config: Config, rules: Mapping[str, Rule] | None = None
+) -> optax.GradientTransformation:
     """Optax's optimiser, with what the settings put around it.
 
-    That is an anchor, and a float32 master copy where parameters are shorter.
+    That is an anchor, and a float32 master copy where parameters are shorter. Of leaves
+    that the rules freeze nothing is kept: they stay what they are, without any decay.
     """
     setting = config.optimizer
     with blaming("optimizer"):
@@ -71,7 +75,11 @@ def optimizer(config: Config) -> optax.GradientTransformation:
     if setting.anchor is not None:
         with blaming("optimizer.anchor"):
             made = anchored(made, schedule(setting.anchor))
-    return with_master_weights(made) if config.precision == "bfloat16" else made
+    if config.precision == "bfloat16":
+        made = with_master_weights(made)
+    if not any(isinstance(rule, Frozen) for rule in (rules or {}).values()):
+        return made
+    return optax.masked(made, functools.partial(trainable, rules=rules))
 
 
 def precise(config: Config, params: PyTree) -> PyTree:

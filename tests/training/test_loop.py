@@ -1,12 +1,17 @@
+from pathlib import Path
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
 from toyrun import config, figures, train
 
-from eggroll import UserError, runs, training
+from eggroll import UserError, frozen, runs, training
 from eggroll.runs import Checkpoints, metrics
-from eggroll.training import Stop
+from eggroll.runs.checkpoint import checksums
+from eggroll.training import Stop, instantiate
 
 
 @pytest.mark.parametrize("algorithm", ["eggroll", "openes", "backprop"])
@@ -206,6 +211,33 @@ def test_a_run_in_bfloat16_keeps_float32_masters(tmp_path):
     assert any(
         leaf.dtype == "float32" for leaf in jax.tree.leaves(outcome.state.opt_state)
     )
+
+
+def test_nothing_is_kept_of_leaves_that_rules_freeze_and_nothing_else_changes(
+    tmp_path, monkeypatch
+):
+    adam = "optimizer={name: adam, learning_rate: 0.05, anchor: 0.1}"
+    words = ("algorithm=eggroll", "rules={b: frozen}", "precision=bfloat16", adam)
+    settings = config(tmp_path, *words, "generations=4", "diagnose_every=0")
+    _, outcome = train(settings)
+    shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(outcome.state.opt_state)}
+    assert shapes == {(), (3, 2)}
+    assert np.all(outcome.state.params["b"] == 0)
+    everything = instantiate.optimizer
+    monkeypatch.setattr(instantiate, "optimizer", lambda c, rules: everything(c))
+    _, other = train(settings)
+    checks = [checksums(one.state.params) for one in (outcome, other)]
+    assert checks[0] == checks[1]
+
+
+def test_leaves_that_rules_freeze_do_not_decay():
+    rules, params = {"b": frozen}, {"w": jnp.ones(2), "b": jnp.ones(3)}
+    settings = config(Path(), "optimizer={name: adamw, weight_decay: 0.5}")
+    optimizer = instantiate.optimizer(settings, rules)
+    grads = jax.tree.map(jnp.zeros_like, params)
+    updates: Any = optimizer.update(grads, optimizer.init(params), params)[0]
+    assert np.all(updates["b"] == 0)
+    assert np.all(updates["w"] < 0)
 
 
 def test_tensorboard_gets_the_figures_too(tmp_path):
