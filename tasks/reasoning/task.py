@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from eggroll import UserError
 from eggroll.config import Config
 from models.llm.generation import GREEDY, Completions, Sampling, generate
-from tasks.reasoning import attacks, scores, ties
+from tasks.reasoning import attacks, held_out, scores, ties
 from tasks.reasoning.checkpoint import FromCheckpoint, blaming, padded
 from tasks.reasoning.grpo import GRPOSettings, algorithm as grpo_algorithm
 from tasks.reasoning.guard import Guard, Scored
@@ -63,6 +63,13 @@ class Reasoning(FromCheckpoint):
         top_p: of sampling.
         halvings: how often a batch is halved while rows end; see `generate`.
         solved_at: the reward of a solution.
+        validation_samples: completions at temperature 1 of each held-out prompt, of
+            which `pass@1`, `pass@2`, `pass@4` ... are told; 0 for none.
+        compare_with_start: tell of the parameters' `drift`, their Euclidean distance
+            from the checkpoint's, and of the `divergence` from the start, per token of
+            the held-out completions, in nats. It costs a copy of the checkpoint's
+            parameters on the host, another on the device while a validation lasts, and
+            two readings of the completions. (Not with `random`.)
         workers: processes that score; 0: in this one, for rewards that surely end.
         deadline: seconds for one reward.
         memory: GiB that a worker may take.
@@ -78,6 +85,8 @@ class Reasoning(FromCheckpoint):
     top_p: float = 1.0
     halvings: int = 1
     solved_at: float = 1.0
+    validation_samples: int = 0
+    compare_with_start: bool = True
     workers: int = 2
     deadline: float = 5.0
     memory: float = 1.0
@@ -93,6 +102,10 @@ class Reasoning(FromCheckpoint):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_positive("prompts", "completions", "groups")
+        if self.validation_samples < 0:
+            raise UserError(
+                f"validation_samples: at least 0, got {self.validation_samples}"
+            )
         with blaming("aggregate"):
             scores.aggregated(np.zeros(self.completions), self.aggregate)
         if self.completions > 1 and not self.temperature:
@@ -127,13 +140,14 @@ class Reasoning(FromCheckpoint):
         del state, key
         at = self.data.places(step, self.groups * self.prompts, seed=self.data_seed)
         at = np.repeat(at, self.completions)
-        made = self._prompts(at, [self.data.train[i] for i in at.tolist()])
+        made = self.prompts_of(at, [self.data.train[i] for i in at.tolist()])
         if self.groups == 1:
             return made
         split = lambda x: x.reshape(self.groups, -1, *x.shape[1:])
         return Prompts(*map(split, made))
 
-    def _prompts(self, at: np.ndarray, rows: list[Row]) -> Prompts:
+    def prompts_of(self, at: np.ndarray, rows: list[Row]) -> Prompts:
+        """Rows as the model reads them, and where they stand in the dataset."""
         tokens = [self.tokens_of(row.prompt) for row in rows]
         return Prompts(*padded(tokens, self.prompt_tokens), at.astype(np.int32))
 
@@ -141,7 +155,7 @@ class Reasoning(FromCheckpoint):
         self, params: PyTree, data: Prompts, carry: tuple, key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], tuple, dict[str, Any]]:
         """Complete the prompts; what that is worth, `score` says."""
-        done = self._complete(params, data, self.sampling, key)
+        done = self.complete(params, data, self.sampling, key)
         metrics = {
             "length": jnp.mean(done.lengths.astype(jnp.float32)),
             "ended": jnp.mean(done.ended.astype(jnp.float32)),
@@ -149,9 +163,10 @@ class Reasoning(FromCheckpoint):
         aux = {"steps": jnp.sum(done.lengths), "metrics": metrics, "completions": done}
         return jnp.float32(0), carry, aux
 
-    def _complete(
+    def complete(
         self, params: PyTree, data: Prompts, sampling: Sampling, key: PRNGKeyArray
     ) -> Completions:
+        """A completion of each prompt."""
         return generate(
             self.language_model,
             params,
@@ -186,13 +201,13 @@ class Reasoning(FromCheckpoint):
         members = done.lengths.size // each
         rows = np.asarray(data.rows).reshape(self.groups, each)
         rows = np.repeat(rows, members // self.groups, axis=0).reshape(-1)
-        found = self._scored(done, [self.data.train[i] for i in rows.tolist()])
+        found = self.scored(done, [self.data.train[i] for i in rows.tolist()])
         figures = {"reward": found.scores.mean(), "solved": self._solved(found)}
         figures |= {f"failed/{name}": count for name, count in found.failed.items()}
         shape = members, self.prompts, self.completions
         return found.scores.reshape(shape), figures
 
-    def _scored(self, done: Completions, rows: list[Row]) -> Scored:
+    def scored(self, done: Completions, rows: list[Row]) -> Scored:
         """What the reward says of completions, each of a row."""
         tokens = done.tokens.reshape(-1, done.tokens.shape[-1])
         texts = [
@@ -209,33 +224,30 @@ class Reasoning(FromCheckpoint):
         return self.prefix + self.words.decode(tokens[:length])
 
     def _solved(self, found: Scored) -> float:
-        return float(np.mean(found.scores >= self.solved_at))
+        return float(np.mean(found.solved(self.solved_at)))
 
     def validate(
         self, params: PyTree, state: tuple, key: PRNGKeyArray
     ) -> dict[str, float]:
-        """Complete held-out prompts with the unperturbed parameters, greedily."""
+        """Complete held-out prompts with the unperturbed parameters, greedily.
+
+        `solved` and `reward`; `length`, in tokens, and the share that `ended`; `drift`
+        and `divergence`, and `pass@K`, where the settings ask for them.
+        """
         del state
-        count = min(self.validation_prompts, len(self.data.validation))
-        parts = []
-        for start in range(0, count, self.validation_batch):
-            at = np.arange(start, start + self.validation_batch) % count
-            data = self._prompts(at, [self.data.validation[i] for i in at.tolist()])
-            parts.append(jax.device_get(self._greedy(params, data, key)))
-        done = jax.tree.map(lambda *x: np.concatenate(x)[:count], *parts)
-        found = self._scored(done, list(self.data.validation[:count]))
-        return {
-            "solved": self._solved(found),
-            "reward": float(np.mean(found.scores)),
-            "length": float(np.mean(done.lengths)),
-            "ended": float(np.mean(done.ended)),
-        }
+        return held_out.validate(self, params, key)
 
     @functools.cached_property
-    def _greedy(self) -> Callable[..., Completions]:
-        return jax.jit(
-            lambda params, data, key: self._complete(params, data, GREEDY, key)
-        )
+    def completer(self) -> Callable[..., Completions]:
+        """`complete`, compiled."""
+        return jax.jit(self.complete, static_argnames="sampling")
+
+    @functools.cached_property
+    def start(self) -> PyTree:
+        """The checkpoint's parameters, on the host; None where none are wanted."""
+        if not self.compare_with_start or self.random:
+            return None
+        return jax.device_get(self.init(jax.random.key(0)))
 
     def check_reward(self, config: Config, say: Callable[[str], None]) -> list[str]:
         """Attacks the reward; tells what each attack gets, and what is wrong with it.
@@ -247,8 +259,9 @@ class Reasoning(FromCheckpoint):
         )
         if self.is_there:
             key = jax.random.key(config.seed)
-            found = self.validate(self.init(key), (), key)
-            answers = min(self.validation_prompts, len(self.data.validation))
+            rows = held_out.rows_of(self)
+            done = held_out.completed(self, self.init(key), rows, GREEDY, key)
+            answers, found = len(rows), held_out.figures(self, done, rows)
             solved = round(found["solved"] * answers)
             pairs = config.strategy.population // 2
             say(ties.told(solved, answers, self.prompts, pairs))
@@ -266,6 +279,6 @@ class Reasoning(FromCheckpoint):
         at = np.zeros(1, np.int32)
         tokens, lengths = padded([self.tokens_of(prompt.decode())], self.prompt_tokens)
         once = dataclasses.replace(self, new_tokens=length)
-        run = jax.jit(functools.partial(once._complete, sampling=Sampling(temperature)))
+        run = jax.jit(functools.partial(once.complete, sampling=Sampling(temperature)))
         done = jax.device_get(run(params, Prompts(tokens, lengths, at), key=key))
         yield self._text(done.tokens[0], done.lengths[0]).encode()

@@ -71,7 +71,8 @@ def texts(task, *answers):
 
 def test_the_task_meets_the_protocol(task):
     figures = check_task(task)
-    assert list(figures) == ["solved", "reward", "length", "ended"]
+    names = ["solved", "reward", "length", "ended", "drift", "divergence"]
+    assert list(figures) == names
 
 
 def test_forms_are_those_of_what_is_read(task):
