@@ -65,7 +65,9 @@ def log_likelihoods(
 
     def likelihood(part: tuple[Array, Array]) -> Array:
         hidden, following = part
-        logits = model.head(params, hidden) / temperature
+        logits = model.head(params, hidden)
+        if temperature != 1:
+            logits = logits / temperature
         at = jnp.take_along_axis(logits, following[..., None], axis=-1, mode="clip")
         return at[..., 0] - jax.nn.logsumexp(logits, axis=-1)
 

@@ -228,8 +228,10 @@ class Transformer:
         mixed = mixed.reshape(*x.shape[:-1], -1)
         x = x + _linear(mixed, weights, "o").astype(x.dtype)
         y = self._norm(x, weights["mlp_norm"])
-        gate = jax.nn.silu(_linear(y, weights, "gate"))
-        y = _linear(gate * _linear(y, weights, "up"), weights, "down")
+        gate, up = _linear(y, weights, "gate"), _linear(y, weights, "up")
+        # silu(gate) * up; the division comes last, as a dear operation that compilers
+        # do once, where a product would be done again for each that reads it.
+        y = _linear(gate * up / (1 + jnp.exp(-gate)), weights, "down")
         return x + y.astype(x.dtype)
 
     def _norm(self, x: Float[Array, "*rows n"], weight: Float[Array, " n"]) -> Array:
