@@ -188,3 +188,28 @@ def test_devices_that_do_not_tell_share_the_memory_of_the_machine(
     pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
     monkeypatch.setattr("os.sysconf", pages.__getitem__)
     assert memory.budget() == math.floor(4096 * 1000 / devices / 4)
+
+
+def test_views_of_a_weight_are_not_planned_for_each_member():
+    weight = {"table": jnp.zeros((1000, 64))}
+
+    def tied(params, token):
+        return jnp.max(params["table"][token] @ params["table"].T)
+
+    planned = eggroll.coverage(tied, weight, jnp.array(3)).bytes_per_member
+    assert planned < weight["table"].nbytes / 4
+    written = eggroll.coverage(tied, weight, jnp.array(3), rank=None).bytes_per_member
+    assert written > weight["table"].nbytes
+
+
+def test_what_a_loop_changes_in_place_is_planned_once():
+    def filled(params, x):
+        def turn(carry):
+            i, rows = carry
+            return i + 1, jax.lax.dynamic_update_index_in_dim(rows, x @ params, i, 0)
+
+        start = (0, jnp.zeros((1000, 8)))
+        return jax.lax.while_loop(lambda carry: carry[0] < 1000, turn, start)[1].sum()
+
+    planned = eggroll.coverage(filled, jnp.zeros((8, 8)), jnp.ones(8))
+    assert 1 <= planned.bytes_per_member / (1000 * 8 * 4) < 1.1

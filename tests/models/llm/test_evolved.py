@@ -128,3 +128,31 @@ def test_each_member_scores_as_its_weights_written_out_do(model, params, prompts
     for i in range(ES.population):
         expected = alone(ES.member(generation, params, i))
         np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_generating_takes_the_memory_of_plain_models_and_what_is_planned():
+    sizes = SIZES | {"context": 256, "heads": 2, "feedforward": 96}
+    model, members = Transformer(TransformerConfig(**sizes)), 64
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    rows = jax.ShapeDtypeStruct((members, 64), jnp.int32)
+
+    def complete(params, prompts):
+        lengths = jnp.full(prompts.shape[0], 64)
+        return generate(model, params, prompts, lengths, new_tokens=64).tokens
+
+    one = lambda params, prompt: complete(params, prompt[None])
+    es = eggroll.EvolutionStrategy(members, 0.1)
+    ask = es.ask(one, in_axes=0)
+    population = lambda params, rows: ask(params, jax.random.key(0), rows)[0]
+
+    def taken(function):
+        analysis = jax.jit(function).lower(params, rows).compile().memory_analysis()
+        return analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
+
+    planned = eggroll.coverage(one, params, jax.ShapeDtypeStruct((64,), jnp.int32))
+    factors = members * sum(leaf.layout.values for leaf in planned.leaves)
+    found, weights = taken(population), sum(x.size * 4 for x in jax.tree.leaves(params))
+    assert found < 1.2 * (taken(complete) + factors)
+    # Of 10 million parameters it is 0.85: docs/llm.md; here scores weigh more.
+    assert 0.6 < found / (weights + members * planned.bytes_per_member) < 1
