@@ -1,14 +1,16 @@
 """The price of a population's completions and scores, against plain batched ones.
 
     python -m benchmarks.generation                          # run it alone
-    python -m benchmarks.generation --repetitions 3 --only plain population
+    python -m benchmarks.generation --only "qwen2 plain" "qwen2 population"
 
-A Qwen2 shape of 10 million random weights, each member with a prompt of its own of 64
-tokens and 64 greedy tokens after it. "plain" is the same rows with the weights as they
-are, "population" low-rank members (rademacher, rank 1), "full rank" fewer members whose
+A Qwen2 and an RWKV-7 shape of 10 million random weights, each member with a prompt of
+its own of 64 tokens and 64 greedy tokens after it. "plain" is the same rows with the
+weights as they are, "population" low-rank members (rademacher, rank 1) of the matrices
+that are multiplied, "every leaf" of all leaves, "full rank" fewer members whose
 perturbations are written out. In "even" an eighth of the members complete eight prompts
 each, half of which end at a quarter of the length; "halved" is the same, and gathers
-the rows that are left. The cases take turns; medians are compared.
+the rows that are left; "first token" is their prompts alone. The cases take turns, and
+medians are compared: of processor time, which others on the machine disturb less.
 """
 
 import argparse
@@ -28,6 +30,8 @@ import eggroll
 from eggroll import runs
 from models.llm.config import TransformerConfig
 from models.llm.generation import generate
+from models.llm.rwkv7 import RWKV7
+from models.llm.rwkv7_config import RWKV7Config
 from models.llm.scoring import score
 from models.llm.transformer import Transformer
 
@@ -45,11 +49,29 @@ CONFIG = TransformerConfig(
     tied=True,
     attention_bias=True,
 )
-AGAINST = {
-    "population": "plain",
-    "full rank": "plain",
-    "population score": "plain score",
-    "halved": "even",
+MODELS = {
+    "qwen2": Transformer(CONFIG),
+    "rwkv7": RWKV7(
+        RWKV7Config(
+            width=384,
+            layers=4,
+            heads=6,
+            feedforward=1536,
+            vocabulary=4096,
+            decay_rank=32,
+            rate_rank=32,
+            value_rank=16,
+            gate_rank=64,
+        )
+    ),
+}
+# Matrices that are multiplied evolve, as when a checkpoint is fine-tuned; what scales,
+# shifts and looks up stays.
+FROZEN = ["embed", "**/*norm", "**/*bias"]
+VECTORS = [f"layers/{x}" for x in ("x_*", "w0", "a0", "v0", "k_k", "k_a", "r_k")]
+RULES = {
+    "qwen2": dict.fromkeys(FROZEN, eggroll.frozen),
+    "rwkv7": dict.fromkeys([*FROZEN, *VECTORS], eggroll.frozen),
 }
 Calls = dict[str, Callable[[], Any]]
 
@@ -63,22 +85,30 @@ class Ending(Transformer):
         return logits.at[:, END].set(jnp.where(is_end, jnp.inf, -jnp.inf)), state
 
 
+def against(name: str) -> str:
+    """The case that another is compared with."""
+    model, _, case = name.partition(" ")
+    if name == "halved":
+        return "even"
+    return f"{model} plain{' score' * case.endswith('score')}"
+
+
 def uneven(members: int) -> Calls:
     """Completions of which half end early, without and with gathering the rest."""
     model, key = Ending(CONFIG), jax.random.key(1)
     params = jax.jit(model.init)(jax.random.key(0))
     prompts = jax.random.randint(key, (members, 8, PROMPT), 1, CONFIG.vocabulary)
     lengths = jnp.where(jnp.arange(8) % 2, PROMPT, PROMPT + NEW // 4 - NEW + 1)
-    es = eggroll.EvolutionStrategy(members, 0.01, strict=True)
+    es = eggroll.EvolutionStrategy(members, 0.01, rules=RULES["qwen2"], strict=True)
 
-    def call(halvings):
+    def call(halvings, new=NEW):
         def complete(params, prompts):
             return generate(
                 model,
                 params,
                 prompts,
                 lengths,
-                new_tokens=NEW,
+                new_tokens=new,
                 end_tokens=(END,),
                 halvings=halvings,
             ).lengths
@@ -87,17 +117,18 @@ def uneven(members: int) -> Calls:
         compiled = jax.jit(lambda params, rows: ask(params, key, rows)[0])
         return lambda: compiled(params, prompts)
 
-    return {"even": call(0), "halved": call(1)}
+    return {"even": call(0), "halved": call(1), "even, first token": call(0, 1)}
 
 
-def cases(members: int, few: int) -> Calls:
-    """The calls to be timed, by name."""
-    model = Transformer(CONFIG)
+def cases(name: str, members: int, few: int) -> Calls:
+    """The calls of a model to be timed, by name."""
+    model, rules = MODELS[name], RULES[name]
     params = jax.jit(model.init)(jax.random.key(0))
     key, rows = jax.random.key(1), jax.random.randint
     prompts = rows(key, (members, PROMPT), 0, CONFIG.vocabulary)
     texts = rows(key, (members, PROMPT + NEW), 0, CONFIG.vocabulary)
-    low = eggroll.EvolutionStrategy(members, 0.01, strict=True)
+    low = eggroll.EvolutionStrategy(members, 0.01, rules=rules, strict=True)
+    every = eggroll.EvolutionStrategy(members, 0.01, strict=True)
     full = eggroll.EvolutionStrategy(few, 0.01, rules={"**": eggroll.full_rank()})
 
     def complete(params, prompts):
@@ -116,13 +147,30 @@ def cases(members: int, few: int) -> Calls:
         return lambda rows: lambda: compiled(params, rows)
 
     plain, plain_score = jax.jit(complete), jax.jit(likelihood)
-    return {
+    calls = {
         "plain": lambda: plain(params, prompts),
         "population": asked(low, complete)(prompts),
+        "every leaf": asked(every, complete)(prompts),
         "full rank": asked(full, complete)(prompts[:few]),
         "plain score": lambda: plain_score(params, texts),
         "population score": asked(low, likelihood)(texts),
+        "every leaf score": asked(every, likelihood)(texts),
     }
+    if name == "rwkv7":
+        del calls["full rank"]
+    return {f"{name} {case}": call for case, call in calls.items()}
+
+
+def measured(calls: Calls, repetitions: int) -> dict[str, dict[str, list[float]]]:
+    """Wall and processor seconds of each call, in turns; and those of the first."""
+    found = {name: {"wall": [], "processor": []} for name in calls}
+    for _ in range(1 + repetitions):
+        for name, call in calls.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            jax.block_until_ready(call())
+            found[name]["wall"].append(time.perf_counter() - wall)
+            found[name]["processor"].append(time.process_time() - processor)
+    return found
 
 
 def main() -> None:
@@ -134,37 +182,38 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--only", nargs="+")
     options = parser.parse_args()
-    calls = cases(options.members, options.full) | uneven(options.members // 8)
+    calls: Calls = {}
+    for name in MODELS:
+        calls |= cases(name, options.members, options.full)
+    calls |= uneven(options.members // 8)
+    known = [*calls]
     calls = {name: calls[name] for name in options.only or calls}
-    first, times = {}, {name: [] for name in calls}
-    for name, call in calls.items():
-        started = time.perf_counter()
-        jax.block_until_ready(call())
-        first[name] = time.perf_counter() - started
-    for _ in range(options.repetitions):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            jax.block_until_ready(call())
-            times[name].append(time.perf_counter() - started)
-    found = {
-        name: {"seconds": statistics.median(spent), "first": first[name]}
-        for name, spent in times.items()
-    }
-    for name, one in found.items():
-        members = options.full if name == "full rank" else options.members
-        one["per second"] = members * NEW / one["seconds"]  # as if none ended early
+    found = {}
+    for name, spent in measured(calls, options.repetitions).items():
+        one = found[name] = {
+            kind: statistics.median(seconds[1:]) for kind, seconds in spent.items()
+        }
+        one["first"], one["first processor"] = spent["wall"][0], spent["processor"][0]
+        members = options.full if name.endswith("full rank") else options.members
+        one["per second"] = members * NEW / one["wall"]  # as if none ended early
         print(
-            f"{name:<18} {one['per second']:>9,.0f} tokens/s, {one['seconds']:.2f} s, "
-            f"first call {one['first']:.1f} s"
+            f"{name:<28} {one['per second']:>7,.0f} tokens/s, {one['wall']:.2f} s "
+            f"({one['processor']:.2f} s of processors), first call {one['first']:.1f} s"
+            f" ({one['first processor']:.1f})"
         )
-    for name, base in AGAINST.items():
-        if name in found and base in found:
-            ratio = found[name]["per second"] / found[base]["per second"]
-            print(f"{name} / {base}: {ratio:.3f}")
-    if not options.only:
-        machine = {"cores": os.cpu_count(), "machine": platform.machine()}
-        facts = {**machine, "versions": runs.versions(), "cases": found}
-        RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
+    for name in found:
+        base = against(name)
+        if base in found and base != name:
+            rows = options.full / options.members if name.endswith("full rank") else 1
+            for kind in ("processor", "wall"):
+                ratio = rows * found[base][kind] / found[name][kind]
+                found[name][f"relative {kind}"] = ratio
+                print(f"{name} / {base}: {ratio:.3f} ({kind})")
+    machine = {"cores": os.cpu_count(), "machine": platform.machine()}
+    before = json.loads(RESULTS.read_text())["cases"] if options.only else {}
+    cases_now = {name: one for name, one in (before | found).items() if name in known}
+    facts = {**machine, "versions": runs.versions(), "cases": cases_now}
+    RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":
