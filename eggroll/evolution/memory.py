@@ -130,12 +130,12 @@ def _overwritten(eqn: JaxprEqn, result: Any, dying: list[Any]) -> Any:
 
 def _carried(eqn: JaxprEqn, inner: Jaxpr, replaced: Iterable[Any]) -> list[Any]:
     """The arguments of an inner function that it may overwrite: a loop's state."""
-    params = eqn.params
     if eqn.primitive.name == "scan":
-        start = params["num_consts"]
-        return inner.invars[start : start + params["num_carry"]]
+        _, n_consts, n_carry, _ = jaxprs.scan_parts(eqn)
+        return inner.invars[n_consts : n_consts + n_carry]
     if eqn.primitive.name == "while":
-        return inner.invars[params["body_nconsts"] :]
+        *_, n_consts = jaxprs.while_parts(eqn)
+        return inner.invars[n_consts:]
     old = {v for v in replaced if v is not None}
     pairs = zip(inner.invars, eqn.invars, strict=False)
     return [own for own, v in pairs if not jaxprs.is_literal(v) and v in old]
