@@ -9,7 +9,6 @@ from eggroll.config import load
 from eggroll.errors import UserError
 from eggroll.runs import Checkpoints, Restored, Run, animation, curves, metrics
 from eggroll.sweep import search
-from eggroll.task import validate
 from eggroll.training import Experiment, Purpose, Stop, instantiate, key_for
 from eggroll.training.budget import is_reached
 
@@ -43,7 +42,7 @@ def evaluate(directory: str, step: int | None, seed: int, say: Say) -> int:
     state = restored.state
     key = key_for(state.key, Purpose.EVALUATE, seed)
     say(f"{run.path} at step {restored.step}")
-    for name, value in validate(experiment.task, state.params, state.task, key).items():
+    for name, value in training.validated(experiment, state, key).items():
         say(f"  {name} {value:.6g}")
     return 0
 

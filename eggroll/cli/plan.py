@@ -32,16 +32,16 @@ def info(config: str, overrides: Sequence[tuple[str, str]], say: Say) -> int:
     say(f"{loaded.task.path}: {about.partition(chr(10))[0]}")
     leaves = jax.tree.leaves(experiment.task.params_like())
     say(f"{sum(leaf.size for leaf in leaves):,} parameters in {len(leaves)} arrays")
-    ranks = {"eggroll": loaded.strategy.rank, "openes": None}
-    if loaded.algorithm in ranks:
-        _tell_population(experiment, ranks[loaded.algorithm], say)
+    if experiment.algorithm.strategy is not None:
+        _tell_population(experiment, experiment.algorithm.strategy, say)
     return 0
 
 
-def _tell_population(experiment: Experiment, rank: int | None, say: Say) -> None:
+def _tell_population(
+    experiment: Experiment, strategy: EvolutionStrategy, say: Say
+) -> None:
     """Says how each parameter is perturbed, and what that takes of each device."""
     config, task, algorithm = experiment
-    strategy = instantiate.strategy(config, rank=rank)
     precise = functools.partial(instantiate.precise, config)
     params = jax.eval_shape(precise, task.params_like())
     found = _coverage(experiment, strategy, params)

@@ -35,20 +35,24 @@ def validate(
     task: Task, params: PyTree, state: PyTree, key: PRNGKeyArray
 ) -> dict[str, float]:
     """`task.validate`, its result checked and as Python numbers."""
-    metrics = task.validate(params, state, key)
+    return numbers(task, task.validate(params, state, key))
+
+
+def numbers(task: Task, metrics: Any) -> dict[str, float]:
+    """The metrics of a validation as Python numbers, by name; refuses anything else."""
     if not isinstance(metrics, Mapping) or not metrics:
         got = f"{metrics!r:.80}"
         raise _error(task, f"validate: expected a dictionary of numbers, got {got}")
-    numbers = {}
+    found = {}
     for name, value in metrics.items():
         try:
-            numbers[str(name)] = float(value)
+            found[str(name)] = float(value)
         except (TypeError, ValueError):
             got = f"{value!r:.80}"
             raise _error(
                 task, f"validate: expected a number as {name!r}, got {got}"
             ) from None
-    return numbers
+    return found
 
 
 def first_batch(task: Task) -> PyTree:

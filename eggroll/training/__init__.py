@@ -3,7 +3,7 @@
 from eggroll.training import diagnostics, instantiate
 from eggroll.training.algorithms import Algorithm, evolution, find
 from eggroll.training.budget import Outcome, Progress, Stop
-from eggroll.training.experiment import Experiment, initial_state, prepare
+from eggroll.training.experiment import Experiment, initial_state, prepare, validated
 from eggroll.training.halves import Evolution, Metrics
 from eggroll.training.integer import Stepping, integer_algorithm
 from eggroll.training.loop import train
@@ -32,4 +32,5 @@ __all__ = [
     "key_for",
     "prepare",
     "train",
+    "validated",
 ]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Num, PyTree
+from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray, PyTree
 
 from eggroll.config.coercion import unknown
 from eggroll.config.schema import Config
@@ -41,12 +41,17 @@ class Algorithm(NamedTuple):
         members: Evaluations a step, each with its carry; 0: one for each row of the
             data.
         trial: The part of `step` that can be traced before a run, to find mistakes.
+        validate: `(state, key) -> metrics`, the headline one first, for what is learnt
+            that is not the parameters; None: what the task says of these.
+        strategy: That draws the members; None where they cannot be drawn again.
     """
 
     init: Callable[[PyTree], PyTree]
     step: Callable[[State, PyTree], tuple[State, Metrics]]
     members: int
     trial: Callable[[State, PyTree], Any]
+    validate: Callable[[State, PRNGKeyArray], Any] | None = None
+    strategy: EvolutionStrategy | None = None
 
 
 def find(task: Task, config: Config) -> Algorithm:
@@ -176,7 +181,7 @@ def _halves(task: Task, config: Config, *, rank: int | None) -> Evolution:
             metrics["gradient/agreement"] = _agreement(combine, weights, grads, is_due)
         return _update(task, optimizer, state, grads, carry, aux, metrics)
 
-    return Evolution(optimizer.init, ask, learn)
+    return Evolution(optimizer.init, ask, learn, strategy)
 
 
 def _agreement(
@@ -196,7 +201,7 @@ def _agreement(
 
 
 def _evolution(task: Task, config: Config, *, rank: int | None) -> Algorithm:
-    init, ask, learn = evolution(task, config, rank=rank)
+    init, ask, learn, strategy = evolution(task, config, rank=rank)
     rule = instantiate.adaptation(config.strategy)
     is_shared = not jax.tree.leaves(task.data_axes)
     has_centre = rule is not None and rule.uses_centre and is_shared
@@ -209,9 +214,9 @@ def _evolution(task: Task, config: Config, *, rank: int | None) -> Algorithm:
 
     members = config.strategy.population
     if task.score is None:
-        return Algorithm(init, step, members, trial=step)
+        return Algorithm(init, step, members, trial=step, strategy=strategy)
     scored = _scored_on_host(task, jax.jit(ask), learn)
-    return Algorithm(init, scored, members, trial=ask)
+    return Algorithm(init, scored, members, trial=ask, strategy=strategy)
 
 
 def _centre(task: Task, state: State, data: PyTree) -> Float[Array, ""]:

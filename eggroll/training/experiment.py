@@ -6,11 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
 from eggroll.config.schema import Config
 from eggroll.runs import metrics
-from eggroll.task.check import check_evaluation, first_batch
+from eggroll.task.check import check_evaluation, first_batch, numbers, validate
 from eggroll.task.protocol import Task, rows
 from eggroll.training import algorithms, instantiate
 from eggroll.training.algorithms import Algorithm
@@ -50,6 +50,16 @@ def prepare(config: Config) -> Experiment:
         state = jax.eval_shape(like, task.params_like())
         jax.eval_shape(algorithm.trial, state, data)
     return experiment
+
+
+def validated(
+    experiment: Experiment, state: State, key: PRNGKeyArray
+) -> dict[str, float]:
+    """Metrics of what a state has learnt, the headline one first."""
+    _, task, algorithm = experiment
+    if algorithm.validate is not None:
+        return numbers(task, algorithm.validate(state, key))
+    return validate(task, state.params, state.task, key)
 
 
 def initial_state(experiment: Experiment) -> State:

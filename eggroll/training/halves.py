@@ -9,6 +9,7 @@ from jaxtyping import Array, Num, PyTree
 from eggroll.evolution.adaptation import Adaptation, Adapted
 from eggroll.evolution.baseline import Baseline, against, baseline_init, baseline_update
 from eggroll.evolution.generation import Generation
+from eggroll.evolution.strategy import EvolutionStrategy
 from eggroll.training.state import State
 
 
@@ -25,11 +26,13 @@ class Evolution(NamedTuple):
         learn: `(state, generation, fitness, carry, aux) -> (state, metrics)`; fitness
             that is no array of JAX is shaped in float64, outside. `centre`, the fitness
             of the parameters themselves, may follow, for a sigma that adapts.
+        strategy: that asks, with the sigma it starts from.
     """
 
     init: Callable[[PyTree], PyTree]
     ask: Callable[..., tuple[tuple, Generation]]
     learn: Callable[..., tuple[State, Metrics]]
+    strategy: EvolutionStrategy
 
 
 class Adapting(NamedTuple):
@@ -71,7 +74,7 @@ def adapting(rule: Adaptation, halves: Evolution) -> Evolution:
         new = new._replace(opt_state=Adapting(new.opt_state, adapted))
         return new, metrics | {"sigma": kept.sigma.sigma}
 
-    return Evolution(init, ask, learn)
+    return Evolution(init, ask, learn, halves.strategy)
 
 
 def judging(half_life: float, halves: Evolution) -> Evolution:
@@ -107,4 +110,4 @@ def judging(half_life: float, halves: Evolution) -> Evolution:
         told = {"baseline/mean": baseline.mean, "baseline/spread": baseline.spread}
         return new, metrics | told
 
-    return Evolution(init, halves.ask, learn)
+    return halves._replace(init=init, learn=learn)

@@ -19,9 +19,8 @@ from eggroll.errors import UserError
 from eggroll.runs import metrics
 from eggroll.runs.checkpoint import Checkpoints
 from eggroll.runs.directory import Run, versions
-from eggroll.task.check import validate
 from eggroll.training.budget import Outcome, Progress, Stop, exhausted, is_reached
-from eggroll.training.experiment import Experiment, initial_state
+from eggroll.training.experiment import Experiment, initial_state, validated
 from eggroll.training.signals import Interrupt, interruptible
 from eggroll.training.state import Purpose, key_for
 
@@ -53,6 +52,7 @@ class _Loop:
     """The state of one sitting."""
 
     def __init__(self, experiment: Experiment, run: Run, report: Report):
+        self.experiment = experiment
         self.config, self.task, self.algorithm = experiment
         self.report = report
         self.checkpoints = Checkpoints(
@@ -153,7 +153,7 @@ class _Loop:
 
     def _validation(self, purpose: Purpose) -> dict[str, float]:
         key = key_for(self.state.key, purpose, self.step)
-        return validate(self.task, self.state.params, self.state.task, key)
+        return validated(self.experiment, self.state, key)
 
     def _has_reached_target(self) -> bool:
         target = self.config.budget.target

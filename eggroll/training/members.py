@@ -6,7 +6,6 @@ from eggroll.errors import UserError
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.strategy import EvolutionStrategy
 from eggroll.task.check import first_batch
-from eggroll.training import instantiate
 from eggroll.training.algorithms import ADAPTING
 from eggroll.training.experiment import Experiment
 from eggroll.training.halves import Adapting
@@ -25,14 +24,13 @@ def generation_of(
     Raises:
         UserError: the run's algorithm perturbs no members, or in another way.
     """
-    config, task, _ = experiment
-    if config.algorithm not in ADAPTING:
+    config, task, algorithm = experiment
+    strategy = algorithm.strategy
+    if strategy is None:
         raise UserError(
             f"algorithm: {config.algorithm!r} has no members that could be drawn "
             f"again; {' and '.join(ADAPTING)} have"
         )
-    rank = config.strategy.rank if config.algorithm == "eggroll" else None
-    strategy = instantiate.strategy(config, rank=rank)
     if isinstance(state.opt_state, Adapting):
         sigma = state.opt_state.sigma.sigma
         strategy = dataclasses.replace(strategy, sigma=sigma)

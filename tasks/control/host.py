@@ -224,7 +224,7 @@ class HostControl(Control):
 
 
 def _evolution(task: HostControl, config: Config, *, rank: int | None) -> Algorithm:
-    init, ask, learn = evolution(task, config, rank=rank)
+    init, ask, learn, strategy = evolution(task, config, rank=rank)
     members, trial = config.strategy.population, ask
     ask, learn = jax.jit(ask), jax.jit(learn)
 
@@ -246,4 +246,4 @@ def _evolution(task: HostControl, config: Config, *, rank: int | None) -> Algori
         }
         return learn(state, *generations, fitness, state.carry, aux)
 
-    return Algorithm(init, step, members, trial=trial)
+    return Algorithm(init, step, members, trial=trial, strategy=strategy)

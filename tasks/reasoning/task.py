@@ -16,12 +16,13 @@ from eggroll.config import Config
 from models.llm.generation import GREEDY, Completions, Sampling, generate
 from tasks.reasoning import attacks, held_out, scores, ties
 from tasks.reasoning.checkpoint import FromCheckpoint, blaming, padded
-from tasks.reasoning.grpo import GRPOSettings, algorithm as grpo_algorithm
+from tasks.reasoning.grpo import GRPOSettings, algorithm as by_grpo
 from tasks.reasoning.guard import Guard, Scored
+from tasks.reasoning.randopt import RandOptSettings, algorithm as by_randopt
 from tasks.reasoning.rows import Row
 
 
-GRPO_DEFAULTS = GRPOSettings()
+GRPO_DEFAULTS, RANDOPT_DEFAULTS = GRPOSettings(), RandOptSettings()
 ATTACKED = 8  # problems that a reward is attacked on
 
 
@@ -73,7 +74,8 @@ class Reasoning(FromCheckpoint):
         workers: processes that score; 0: in this one, for rewards that surely end.
         deadline: seconds for one reward.
         memory: GiB that a worker may take.
-        grpo: settings of the algorithm `grpo`, the baseline.
+        grpo: settings of the algorithm `grpo`, a baseline.
+        randopt: settings of the algorithm `randopt`, a baseline.
     """
 
     prompts: int = 8
@@ -91,8 +93,9 @@ class Reasoning(FromCheckpoint):
     deadline: float = 5.0
     memory: float = 1.0
     grpo: GRPOSettings = GRPO_DEFAULTS
+    randopt: RandOptSettings = RANDOPT_DEFAULTS
 
-    algorithms = MappingProxyType({"grpo": grpo_algorithm})
+    algorithms = MappingProxyType({"grpo": by_grpo, "randopt": by_randopt})
 
     @property
     def data_axes(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -209,16 +212,18 @@ class Reasoning(FromCheckpoint):
 
     def scored(self, done: Completions, rows: list[Row]) -> Scored:
         """What the reward says of completions, each of a row."""
-        tokens = done.tokens.reshape(-1, done.tokens.shape[-1])
-        texts = [
-            self._text(*one)
-            for one in zip(tokens, done.lengths.reshape(-1), strict=True)
-        ]
         columns = {
             name: [row.columns[name] for row in rows] for name in self.verifier.columns
         }
         prompts = [row.prompt for row in rows]
-        return self.guard.score(prompts, texts, columns, [row.content for row in rows])
+        contents = [row.content for row in rows]
+        return self.guard.score(prompts, self.texts(done), columns, contents)
+
+    def texts(self, done: Completions) -> list[str]:
+        """What completions say, with what they begin with."""
+        tokens = done.tokens.reshape(-1, done.tokens.shape[-1])
+        lengths = done.lengths.reshape(-1)
+        return [self._text(*one) for one in zip(tokens, lengths, strict=True)]
 
     def _text(self, tokens: Int[np.ndarray, " tokens"], length: int) -> str:
         return self.prefix + self.words.decode(tokens[:length])
