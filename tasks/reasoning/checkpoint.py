@@ -132,6 +132,13 @@ class FromCheckpoint(Task):
         self.verifier.prepare()
         for row in (*self.data.validation, *self.data.train[:SEEN]):
             self.tokens_of(row.prompt)
+        first, other = self.data.validation[0].prompt, self.data.train[0].prompt
+        if self.tokens_of(first) == self.tokens_of(other):  # which are never the same
+            raise UserError(
+                "chat: the checkpoint's template leaves out the user's turn: "
+                f"{first!r:.60} and {other!r:.60} become the same tokens: set chat to "
+                "false, or mend the template"
+            )
 
     def _missing(self, names: Sequence[str]) -> str:
         known = self.published

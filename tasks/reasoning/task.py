@@ -119,7 +119,9 @@ class Reasoning(FromCheckpoint):
 
     def ready(self) -> None:
         super().ready()
-        self.guard  # noqa: B018
+        row = self.data.validation[0]
+        with blaming("reward"):
+            self.guard.try_out(row.prompt, row.columns)
 
     @functools.cached_property
     def guard(self) -> Guard:
