@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from eggroll.perturbation import jaxprs
+from eggroll.perturbation import meshes
 
 
 def map_chunks(
@@ -50,7 +50,7 @@ def sum_chunks(
 
     like = jax.eval_shape(lambda: function(take(index[0]), once[0]))
     zeros = jax.tree.map(
-        lambda x: jaxprs.vary(jnp.zeros(x.shape, x.dtype), jaxprs.varying(x)), like
+        lambda x: meshes.vary(jnp.zeros(x.shape, x.dtype), meshes.varying(x)), like
     )
     total, _ = jax.lax.scan(add, zeros, (jnp.asarray(index), jnp.asarray(once)))
     return total

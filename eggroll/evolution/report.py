@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from eggroll.evolution import calls, memory
 from eggroll.evolution.tracing import trace
@@ -138,9 +138,9 @@ def coverage(
             met.setdefault(path, {})[primitive] = None
 
     def run() -> Any:
-        params = [_stand_in(layout) for layout in layouts]
-        data = jaxprs.zeros(traced.jaxpr, len(layouts))
-        return evaluate(traced.jaxpr, [*params, *data], observe)
+        zeros = jaxprs.zeros(traced.jaxpr)
+        params = [_stand_in(*x) for x in zip(layouts, zeros, strict=False)]
+        return evaluate(traced.jaxpr, [*params, *zeros[len(layouts) :]], observe)
 
     jax.eval_shape(run)
     return Coverage(
@@ -158,8 +158,7 @@ def coverage(
     )
 
 
-def _stand_in(layout: Layout) -> Any:
-    weight = jnp.zeros(layout.shape, layout.dtype)
+def _stand_in(layout: Layout, weight: Array) -> Any:
     if layout.is_frozen:
         return weight
     factors = [jnp.zeros(shape, jnp.int8) for shape in layout.factor_shapes]

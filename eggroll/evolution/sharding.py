@@ -51,7 +51,8 @@ def spread(
         reduce: sum the results over devices.
 
     Raises:
-        ValueError: within a `jax.shard_map` or `jax.pmap` of the caller's.
+        ValueError: within a `jax.shard_map` or `jax.pmap` of the caller's, or where the
+            population's axis is explicit in `jax.set_mesh`.
     """
     if mesh is None:
         return function
@@ -62,6 +63,12 @@ def spread(
             f"away, and each device evaluates a population on its own data; or call "
             f"the strategy outside"
         )
+    if AXIS in jax.sharding.get_abstract_mesh().explicit_axes:
+        raise ValueError(
+            f"the axis {AXIS!r} of the mesh in jax.set_mesh is Explicit: fitness would "
+            f"have a sharding in its type, which the update does not know; make that "
+            f"axis Auto: jax.make_mesh(..., axis_types=...) (others may stay Explicit)"
+        )
 
     def local(shared: PyTree, rows: PyTree) -> PyTree:
         out = function(shared, rows)
@@ -69,9 +76,16 @@ def spread(
 
     return jax.shard_map(
         local,
-        mesh=mesh,
+        mesh=_auto(mesh),
         in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
         out_specs=PartitionSpec() if reduce else PartitionSpec(AXIS),
         axis_names={AXIS},
         check_vma=False,  # accumulators start as plain zeros on every device
     )
+
+
+def _auto(mesh: Mesh) -> Mesh:
+    """The same mesh with a population of which types say nothing."""
+    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    types = (AxisType.Auto if name == AXIS else kind for name, kind in types)
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=tuple(types))

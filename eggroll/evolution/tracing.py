@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, PyTree
 
-from eggroll.perturbation import jaxprs
+from eggroll.perturbation import jaxprs, meshes
 from eggroll.perturbation.layout import is_array
 
 
@@ -116,7 +116,7 @@ def trace(
         results.append(arrangement)
         return arrays
 
-    varying = jaxprs.varying(noise)
+    varying = meshes.varying(noise)
     one = [
         jaxprs.abstract(x, x.shape[m:], varying if i < n else ())
         for i, (x, m) in enumerate(zip(arrays, mapped, strict=True))

@@ -14,7 +14,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from eggroll.perturbation import jaxprs
+from eggroll.perturbation import jaxprs, meshes
 from eggroll.perturbation.array import Perturbed
 from eggroll.perturbation.interpreter import (
     Interpreter,
@@ -104,7 +104,7 @@ def _tied(changing: Any, same: list[Any]) -> tuple[Any, list[Any]]:
     """
     is_tied = [is_perturbed(x) and x.has_small_factors for x in same]
     kept = [x.kept for x, tied in zip(same, is_tied, strict=True) if tied]
-    changing, kept = jaxprs.barrier((changing, kept))
+    changing, kept = meshes.barrier((changing, kept))
     copies = iter(kept)
     return changing, [
         x.with_kept(next(copies)) if tied else x

@@ -62,11 +62,12 @@ class Interpreter:
         env.update(zip(jaxpr.invars, args, strict=True))
         for eqn in jaxpr.eqns:
             operands = [read(v) for v in eqn.invars]
-            # Most equations meet ordinary arrays only, and stay as they are.
-            if any(is_perturbed(x) for x in operands):
-                outs = self._apply(eqn, operands)
-            else:
-                outs = jaxprs.rebind(eqn, operands)
+            with jaxprs.context(eqn):
+                # Most equations meet ordinary arrays only, and stay as they are.
+                if any(map(is_perturbed, operands)) or jaxprs.is_moved(eqn):
+                    outs = self._apply(eqn, operands)
+                else:
+                    outs = jaxprs.rebind(eqn, operands)
             env.update(zip(eqn.outvars, outs, strict=True))
         return [read(v) for v in jaxpr.outvars]
 
@@ -94,7 +95,7 @@ class Interpreter:
         return x.materialise()
 
     def _apply(self, eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
-        """Evaluates an equation, at least one of whose operands is perturbed."""
+        """Evaluates an equation by its rule, or enters the function that it calls."""
         # What merely calls a function is entered, so that its body meets the rules.
         if (inner := jaxprs.inlined(eqn)) is not None:
             return self.evaluate(inner, operands)

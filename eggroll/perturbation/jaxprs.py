@@ -8,12 +8,13 @@ call, are read by the rules in `primitives`.) Checked on JAX 0.10 (`num_consts` 
 parameters, `newly_manual_axes`).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax.extend import source_info_util
 from jax.extend.core import (
     ClosedJaxpr,
     Jaxpr,
@@ -23,6 +24,9 @@ from jax.extend.core import (
     jaxpr_as_fun,
 )
 from jax.interpreters import partial_eval
+from jax.sharding import NamedSharding, PartitionSpec
+
+from eggroll.perturbation import meshes
 
 
 INLINED = {
@@ -82,9 +86,12 @@ def abstract(x: Any, shape: Sequence[int], axes: Iterable[str] = ()) -> Any:
     """
     dtype = jax.dtypes.canonicalize_dtype(x.dtype, allow_extended_dtype=True)
     weak = getattr(x, "weak_type", False)
-    plain = jax.ShapeDtypeStruct(shape, dtype, weak_type=weak)
-    axes = varying(x) | {*axes}
-    return jax.eval_shape(lambda x: vary(x, axes), plain) if axes else plain
+    lies = meshes.explicit(x)
+    if lies is not None:  # what is stripped of an array are its leading dimensions
+        lies = lies.update(spec=lies.spec[len(lies.spec) - len(shape) :])
+    plain = jax.ShapeDtypeStruct(shape, dtype, weak_type=weak, sharding=lies)
+    axes = meshes.varying(x) | {*axes}
+    return jax.eval_shape(lambda x: meshes.vary(x, axes), plain) if axes else plain
 
 
 def first_result(closed: ClosedJaxpr) -> ClosedJaxpr:
@@ -110,32 +117,10 @@ def close(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
     return jaxpr if isinstance(jaxpr, ClosedJaxpr) else ClosedJaxpr(jaxpr, ())
 
 
-def zeros(closed: ClosedJaxpr, start: int) -> list[jax.Array]:
+def zeros(closed: ClosedJaxpr, start: int = 0) -> list[jax.Array]:
     """Stand-ins for the arguments of a jaxpr from number `start` on."""
-    rest = closed.jaxpr.invars[start:]
-    return [jnp.zeros(v.aval.shape, v.aval.dtype) for v in rest]
-
-
-def varying(tree: Any) -> frozenset[str]:
-    """The mesh axes over which any array of a pytree varies.
-
-    Within `jax.shard_map`, an array's type says along which axes of the mesh its value
-    may differ between devices; elsewhere there are none.
-    """
-    leaves = jax.tree.leaves(tree)
-    types = [jax.typeof(x) if isinstance(x, jax.Array) else x for x in leaves]
-    known = [getattr(x, "manual_axis_type", None) for x in types]
-    return frozenset().union(*(x.varying for x in known if x is not None))
-
-
-def vary(x: Any, axes: Iterable[str]) -> Any:
-    """Makes all arrays of a pytree vary over some mesh axes; values are the same."""
-
-    def one(x: Any) -> Any:
-        missing = tuple(sorted({*axes} - varying(x)))
-        return lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(one, x)
+    avals = [v.aval for v in closed.jaxpr.invars[start:]]
+    return [jnp.zeros(x.shape, x.dtype, out_sharding=meshes.explicit(x)) for x in avals]
 
 
 def as_traced(closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
@@ -144,31 +129,66 @@ def as_traced(closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
     A jaxpr names each place where a value begins to vary: it cannot be evaluated on
     others than it was traced for.
     """
-    wanted = [varying(v.aval) for v in closed.jaxpr.invars]
-    return [vary(x, axes) for x, axes in zip(args, wanted, strict=True)]
+    wanted = [meshes.varying(v.aval) for v in closed.jaxpr.invars]
+    return [meshes.vary(x, axes) for x, axes in zip(args, wanted, strict=True)]
 
 
-def barrier(tree: Any) -> Any:
-    """An optimization barrier, behind which arrays vary over the axes they did before.
+@contextlib.contextmanager
+def context(eqn: JaxprEqn) -> Iterator[None]:
+    """What an equation was written in, entered again, as JAX's own evaluation does it.
 
-    (JAX 0.10 lets arrays of one kind alone through a barrier.)
+    That is its mesh, `jax.named_scope`, `compute_on` and metadata for XLA; and where in
+    the user's code it stands, which an error in it then tells, too.
     """
-    leaves, structure = jax.tree.flatten(tree)
-    kinds = [varying(x) for x in leaves]
-    for kind in {*kinds}:
-        at = [i for i, k in enumerate(kinds) if k == kind]
-        passed = lax.optimization_barrier([leaves[i] for i in at])
-        for i, x in zip(at, passed, strict=True):
-            leaves[i] = x
-    return jax.tree.unflatten(structure, leaves)
+    source, now = eqn.source_info, jax.sharding.get_abstract_mesh()
+    names = source_info_util.current_name_stack() + source.name_stack
+    mesh = meshes.as_taken(eqn.ctx.cur_abstract_mesh, now)
+    with (
+        source_info_util.user_context(source.traceback, name_stack=names),
+        eqn.ctx.manager,
+        jax.sharding.use_abstract_mesh(mesh),
+    ):
+        yield
 
 
 def rebind(eqn: JaxprEqn, operands: Sequence[Any], **changed: Any) -> list[Any]:
     """Evaluates an equation on other operands, with some parameters changed."""
-    bound = eqn.primitive.get_bind_params({**eqn.params, **changed})
+    given = {name: meshes.moved(value) for name, value in eqn.params.items()}
+    bound = eqn.primitive.get_bind_params({**given, **changed})
     subfunctions, params = bound if isinstance(bound, tuple) else ((), bound)
     out = eqn.primitive.bind(*subfunctions, *operands, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def is_moved(eqn: JaxprEqn) -> bool:
+    """Whether an equation holds a function traced for a mesh with axes now taken.
+
+    The types in it name the mesh as it was: it has to be traced again.
+    """
+    traced = eqn.ctx.cur_abstract_mesh
+    taken = {*jax.sharding.get_abstract_mesh().manual_axes} - {*traced.manual_axes}
+    return bool(taken.intersection(traced.axis_names)) and (
+        eqn.primitive.name in {*INLINED, "scan", "while", "cond", "shard_map"}
+    )
+
+
+def result_sharding(eqn: JaxprEqn) -> NamedSharding | None:
+    """The sharding that an equation was asked for, on a mesh with explicit axes."""
+    names = ("out_sharding", "sharding")
+    asked = next((eqn.params[name] for name in names if name in eqn.params), None)
+    return meshes.moved(asked)
+
+
+def resharded(eqn: JaxprEqn, weight: Any, parts: Any) -> tuple[Any, Any]:
+    """Evaluates a `reshard`; small parts (a pytree) go to its mesh, and stay whole."""
+    mesh = meshes.moved(eqn.params["dst_sharding"]).mesh
+
+    def whole(x: Any) -> Any:
+        spec = PartitionSpec(*[None] * jnp.ndim(x))
+        to = NamedSharding(mesh, spec)
+        return rebind(eqn, [jnp.asarray(x)], dst_sharding=to)[0]
+
+    return rebind(eqn, [weight])[0], jax.tree.map(whole, parts)
 
 
 def inlined(eqn: JaxprEqn) -> ClosedJaxpr | None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import JaxprEqn
 
-from eggroll.perturbation import jaxprs, views
+from eggroll.perturbation import jaxprs, meshes, views
 from eggroll.perturbation.array import Perturbed
 from eggroll.perturbation.interpreter import (
     Interpreter,
@@ -34,18 +34,25 @@ def _dot_general(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     leaf, x = operands[side], operands[1 - side]
     run.observe(Use.BATCH, leaf, "dot_general", batch[side])
     run.observe(Use.CONTRACT, leaf, "dot_general", contract[side])
+    sharding = jaxprs.result_sharding(eqn)
+    if sharding is not None and sharding.spec.unreduced:
+        return None  # the thin products have no parts to be summed up later
     dims = ((contract[1 - side], contract[side]), (batch[1 - side], batch[side]))
     dtype = jaxprs.result_dtype(eqn)
     precision = params["precision"]
     if side == 0 and isinstance(precision, tuple):
         precision = precision[::-1]
-    out = dot_general(x, leaf, dims, precision=precision, dtype=dtype)
+    how = {"precision": precision, "dtype": dtype, "sharding": sharding}
     if side == 1:
-        return out
-    n_batch = len(batch[0])
-    n_x = x.ndim - n_batch - len(contract[1])
-    order = [*range(n_batch), *range(n_batch + n_x, out.ndim)]
-    return jnp.transpose(out, [*order, *range(n_batch, n_batch + n_x)])
+        return dot_general(x, leaf, dims, **how)
+    first = len(batch[0])
+    n_x = x.ndim - first - len(contract[1])
+    ndim = n_x + leaf.ndim - len(contract[0])
+    order = [*range(first), *range(first + n_x, ndim), *range(first, first + n_x)]
+    if sharding is not None:
+        spec = dict(zip(order, sharding.spec, strict=False))
+        how["sharding"] = sharding.update(spec=[spec.get(d) for d in range(ndim)])
+    return jnp.transpose(dot_general(x, leaf, dims, **how), order)
 
 
 def _conv(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
@@ -173,7 +180,7 @@ def _reshape(eqn: JaxprEqn, operands: list[Any]) -> Perturbed:
     leaf, order = operands[0], eqn.params["dimensions"]
     if order is not None:
         leaf = views.transpose(leaf, order)
-    return views.reshape(leaf, eqn.params["new_sizes"])
+    return views.reshape(leaf, eqn.params["new_sizes"], jaxprs.result_sharding(eqn))
 
 
 def _split(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[Perturbed]:
@@ -212,13 +219,19 @@ def _barrier(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[Any]:
 
 def _vary(eqn: JaxprEqn, operands: list[Any]) -> Perturbed:
     """The same value on every device: so are all its parts."""
-    return jaxprs.vary(operands[0], eqn.params["axes"])
+    return meshes.vary(operands[0], eqn.params["axes"])
 
 
 def _weight_only(eqn: JaxprEqn, operands: list[Any]) -> Perturbed:
     """A constraint on how the weight is laid out; the factors are small."""
     leaf = operands[0]
     return leaf.replace(jaxprs.rebind(eqn, [leaf.weight])[0], leaf.factors)
+
+
+def _reshard(eqn: JaxprEqn, operands: list[Any]) -> Perturbed:
+    leaf = operands[0]
+    weight, (kept, scale) = jaxprs.resharded(eqn, leaf.weight, (leaf.kept, leaf.scale))
+    return Perturbed.tree_unflatten(leaf.static, (weight, kept, scale))
 
 
 RULES: dict[str, PrimitiveRule] = {
@@ -240,7 +253,10 @@ RULES: dict[str, PrimitiveRule] = {
     "squeeze": _view(lambda e, x: views.squeeze(x[0], e.params["dimensions"])),
     "broadcast_in_dim": _view(
         lambda e, x: views.broadcast_in_dim(
-            x[0], e.params["shape"], e.params["broadcast_dimensions"]
+            x[0],
+            e.params["shape"],
+            e.params["broadcast_dimensions"],
+            jaxprs.result_sharding(e),
         )
     ),
     "slice": _slice,
@@ -250,5 +266,6 @@ RULES: dict[str, PrimitiveRule] = {
     "copy_p": _view(lambda e, x: x[0]),
     "stop_gradient": _view(lambda e, x: x[0]),
     "sharding_constraint": _view(_weight_only),
+    "reshard": _view(_reshard),
     "pvary": _view(_vary),
 }

@@ -10,8 +10,10 @@ names, and `x` meets one after the other.
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Num
 
 from eggroll.perturbation.scale import Scale
@@ -50,6 +52,7 @@ def dot_general(
     *,
     precision: Any = None,
     dtype: Any = None,
+    sharding: NamedSharding | None = None,
 ) -> Num[Array, "..."]:
     """Contracts `x` with a perturbed array, as `lax.dot_general` with `x` on the left.
 
@@ -59,6 +62,7 @@ def dot_general(
         dims: `((x contracting, leaf contracting), (x batch, leaf batch))`.
         precision: as in `lax.dot_general`.
         dtype: the type of the result; sums are taken in `leaf.accumulator` at least.
+        sharding: of the result, where axes of a mesh are explicit.
 
     Returns:
         The product; dimensions: batch, then what is left of `x`, then of the leaf.
@@ -68,9 +72,24 @@ def dot_general(
     if not leaf.is_integer and not jnp.issubdtype(x.dtype, jnp.inexact):
         x = x.astype(dtype)  # integers would round the factors
     base = lax.dot_general(
-        x, leaf.weight, dims, precision=precision, preferred_element_type=accumulator
+        x,
+        leaf.weight,
+        dims,
+        precision=precision,
+        preferred_element_type=accumulator,
+        out_sharding=sharding,
     )
-    return (base + _perturbation(x, leaf, dims, precision)).astype(dtype)
+    delta = _perturbation(x, leaf, dims, precision)
+    if sharding is not None:
+        delta = _divided(delta, sharding)
+    return (base + delta).astype(dtype)
+
+
+def _divided(x: Array, sharding: NamedSharding) -> Array:
+    """Divides an array over a mesh, but for dimensions of size 1."""
+    spec = [*sharding.spec, *[None] * (x.ndim - len(sharding.spec))]
+    spec = [s if n > 1 else None for s, n in zip(spec, x.shape, strict=True)]
+    return jax.sharding.reshard(x, sharding.update(spec=spec))
 
 
 class _Named(NamedTuple):

@@ -105,9 +105,12 @@ def record_uses(
             uses[path].record(use, leaf, primitive, dims)
 
     def run() -> Any:
-        zeros = [(path, jnp.zeros_like(x)) for path, x in named]
-        probes = [_probe(path, x) if path in probed else x for path, x in zeros]
-        return evaluate(jaxpr, [*probes, *jaxprs.zeros(jaxpr, len(probes))], observe)
+        zeros = jaxprs.zeros(jaxpr)
+        probes = [
+            _probe(path, x) if path in probed else x
+            for (path, _), x in zip(named, zeros, strict=False)
+        ]
+        return evaluate(jaxpr, [*probes, *zeros[len(probes) :]], observe)
 
     jax.eval_shape(run)
     return uses

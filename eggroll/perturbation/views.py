@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Int
 
 from eggroll.perturbation.array import Perturbed
@@ -28,7 +29,10 @@ def squeeze(leaf: Perturbed, dimensions: Sequence[int]) -> Perturbed:
 
 
 def broadcast_in_dim(
-    leaf: Perturbed, shape: Sequence[int], dimensions: Sequence[int]
+    leaf: Perturbed,
+    shape: Sequence[int],
+    dimensions: Sequence[int],
+    sharding: NamedSharding | None = None,
 ) -> Perturbed:
     """Adds dimensions; the factors do not vary along them."""
 
@@ -38,11 +42,13 @@ def broadcast_in_dim(
             wide[d] = factor.shape[i]
         return factor.reshape(*wide, factor.shape[-1])
 
-    weight = lax.broadcast_in_dim(leaf.weight, shape, dimensions)
+    weight = lax.broadcast_in_dim(leaf.weight, shape, dimensions, out_sharding=sharding)
     return leaf.replace(weight, [spread(f) for f in leaf.factors])
 
 
-def reshape(leaf: Perturbed, shape: Sequence[int]) -> Perturbed:
+def reshape(
+    leaf: Perturbed, shape: Sequence[int], sharding: NamedSharding | None = None
+) -> Perturbed:
     """Splits and merges dimensions.
 
     A factor that varies along some, but not all, of the dimensions being merged is
@@ -61,7 +67,8 @@ def reshape(leaf: Perturbed, shape: Sequence[int]) -> Perturbed:
         rank = factor.shape[-1]
         return jnp.broadcast_to(factor, (*full, rank)).reshape(*new, rank)
 
-    return leaf.replace(leaf.weight.reshape(shape), [regroup(f) for f in leaf.factors])
+    weight = lax.reshape(leaf.weight, shape, out_sharding=sharding)
+    return leaf.replace(weight, [regroup(f) for f in leaf.factors])
 
 
 def _matching(
