@@ -6,11 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jaxtyping import Array, PyTree
 
 from eggroll.evolution import calls, memory
 from eggroll.evolution.tracing import trace
-from eggroll.perturbation import jaxprs
+from eggroll.perturbation import demotion, jaxprs
 from eggroll.perturbation.array import Perturbed
 from eggroll.perturbation.dependence import Reach, reaches
 from eggroll.perturbation.interpreter import Use
@@ -61,6 +62,14 @@ class Coverage:
         """The paths of matrices that have to be written out for every member."""
         return tuple(x.layout.path for x in self.leaves if x.is_written_out)
 
+    @property
+    def demoted(self) -> tuple[str, ...]:
+        """The paths of matrices that get full-rank noise, as no rule asked for it.
+
+        (Vectors are full rank by nature, and so are biases of more dimensions.)
+        """
+        return tuple(x.layout.path for x in self.leaves if x.layout.lost)
+
     def __getitem__(self, path: str) -> LeafCoverage:
         for leaf in self.leaves:
             if leaf.layout.path == path:
@@ -78,7 +87,8 @@ class Coverage:
         return "\n".join([*(line.rstrip() for line in lines), *self._notes()])
 
     def _notes(self) -> Iterator[str]:
-        """What is to be said of leaves that are evolved through a `stop_gradient`."""
+        """What is to be said of lost ranks, and of what passes a `stop_gradient`."""
+        yield from demotion.told(x.layout for x in self.leaves)
         evolved = [x for x in self.leaves if not x.layout.is_frozen]
         for reach, words in (
             (
@@ -129,20 +139,7 @@ def coverage(
     plan = make_plan(traced.jaxpr, call.params, *ruled, obey_stops=is_loss)
     reached = reaches(traced.jaxpr)
     layouts = [x for x in plan if x is not None]
-    used: dict[str, dict[str, None]] = {}  # by path: operations, in their order
-    written: dict[str, dict[str, None]] = {}
-
-    def observe(use: Use, leaf: Perturbed, primitive: str, dims: Sequence[int]) -> None:
-        met = written if use is Use.WRITE_OUT else used
-        for path in leaf.paths:
-            met.setdefault(path, {})[primitive] = None
-
-    def run() -> Any:
-        zeros = jaxprs.zeros(traced.jaxpr)
-        params = [_stand_in(*x) for x in zip(layouts, zeros, strict=False)]
-        return evaluate(traced.jaxpr, [*params, *zeros[len(layouts) :]], observe)
-
-    jax.eval_shape(run)
+    used, written = _operations(traced.jaxpr, layouts)
     return Coverage(
         tuple(
             LeafCoverage(
@@ -156,6 +153,38 @@ def coverage(
         ),
         memory.member_bytes(traced.jaxpr, layouts),
     )
+
+
+def _operations(
+    jaxpr: ClosedJaxpr, layouts: Sequence[Layout]
+) -> tuple[dict[str, dict[str, None]], dict[str, dict[str, None]]]:
+    """By path: the operations that use a leaf, and those that need it written out.
+
+    Args:
+        jaxpr: a model's trace; its first arguments are the leaves.
+        layouts: how the leaves are perturbed.
+    """
+    used: dict[str, dict[str, None]] = {}
+    written: dict[str, dict[str, None]] = {}
+
+    def observe(
+        use: Use,
+        leaf: Perturbed,
+        primitive: str,
+        dims: Sequence[int],
+        calls: Sequence[JaxprEqn] = (),
+    ) -> None:
+        met = written if use is Use.WRITE_OUT else used
+        for path in leaf.paths:
+            met.setdefault(path, {})[primitive] = None
+
+    def run() -> Any:
+        zeros = jaxprs.zeros(jaxpr)
+        params = [_stand_in(*x) for x in zip(layouts, zeros, strict=False)]
+        return evaluate(jaxpr, [*params, *zeros[len(layouts) :]], observe)
+
+    jax.eval_shape(run)
+    return used, written
 
 
 def _stand_in(layout: Layout, weight: Array) -> Any:
@@ -172,8 +201,13 @@ def _row(leaf: LeafCoverage) -> tuple[str, ...]:
         " × ".join(map(str, layout.shape)) or "scalar",
         describe(layout),
         ", ".join(leaf.operations) or "-",
-        (layout.lost or ", ".join(leaf.materialised)) if leaf.is_written_out else "-",
+        _written_out_by(leaf) if leaf.is_written_out else "-",
     )
+
+
+def _written_out_by(leaf: LeafCoverage) -> str:
+    lost = leaf.layout.lost
+    return lost.primitive if lost else ", ".join(leaf.materialised)
 
 
 def describe(layout: Layout) -> str:
@@ -181,7 +215,7 @@ def describe(layout: Layout) -> str:
     if layout.is_frozen:
         return {"": "frozen", "unused": "unused"}.get(layout.idle, "stopped")
     if not layout.cols:
-        return "full rank"
+        return "full rank, demoted" if layout.lost else "full rank"
     sizes = [
         "·".join(str(layout.shape[d]) for d in dims)
         for dims in (layout.rows, layout.cols)

@@ -28,8 +28,9 @@ from eggroll.evolution.validation import (
     is_traced,
     one_per_member,
 )
+from eggroll.perturbation.demotion import refuse_lost, warn_lost
 from eggroll.perturbation.interpreter import Observer
-from eggroll.perturbation.layout import Layout, make_plan, refuse_lost
+from eggroll.perturbation.layout import Layout, make_plan
 from eggroll.perturbation.rules import Rules, of_rank
 from eggroll.perturbation.scale import Multiple
 from eggroll.perturbation.transform import ignore, refuse
@@ -53,7 +54,8 @@ class EvolutionStrategy(GradientEstimator):
         noise: distribution of the factors' entries: "rademacher" (±1) or "gaussian".
         antithetic: members 2p and 2p+1 use the same noise with opposite signs.
         shaping: from raw fitness to weights; see `eggroll.shaping`.
-        strict: refuse a model that needs a matrix written out for every member.
+        strict: refuse a model that needs a matrix written out for every member, or one
+            to have full-rank noise that no rule asked for.
         gradient_dtype: of the gradients; None: of each leaf its own. Sums are float32
             at least.
         noise_reuse: for how many steps in a row the noise stays the same.
@@ -227,8 +229,7 @@ class EvolutionStrategy(GradientEstimator):
         rules = Rules(self.rules)
         default = of_rank(self.rank)
         plan = make_plan(traced.jaxpr, params, default, rules, obey_stops=is_loss)
-        if self.strict:
-            refuse_lost(plan)
+        (refuse_lost if self.strict else warn_lost)(plan)
         return plan
 
     def _sigma(self, step: Int[Array, ""] | int) -> Float[Array, ""]:

@@ -148,8 +148,12 @@ class Perturbed:
 
     @property
     def is_free_to_write_out(self) -> bool:
-        """Whether writing it out takes no more memory than it takes already."""
-        return self.is_one_factor or self.looked_up
+        """Whether writing it out takes no more memory than it takes already.
+
+        (What is joined of full-rank arrays has a factor that says where they are.)
+        """
+        largest = max(map(math.prod, self.shapes))
+        return self.is_one_factor or self.looked_up or largest >= self.weight.size
 
     @property
     def has_small_factors(self) -> bool:

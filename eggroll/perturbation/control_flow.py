@@ -83,7 +83,8 @@ def _cond(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[Any]:
     index, *rest = operands
 
     def branch(jaxpr: ClosedJaxpr) -> Callable:
-        return lambda: run.finish(jaxpr, rest)
+        outs = lambda: run.evaluate(jaxpr, rest)
+        return lambda: [run.written_out(x, "cond") for x in outs()]
 
     return lax.switch(index, [branch(j) for j in jaxprs.branches(eqn)])
 

@@ -7,7 +7,7 @@ factors apart; without one, or where the rule declines, the array is written out
 import dataclasses
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from jax.extend.core import ClosedJaxpr, JaxprEqn
@@ -26,8 +26,28 @@ class Use(enum.Enum):
     WRITE_OUT = "needs the array, which is low-rank, written out"
 
 
-# Called as `observe(use, leaf, primitive, dims)` whenever a perturbed array is used.
-Observer = Callable[[Use, Perturbed, str, Sequence[int]], None]
+class Observer(Protocol):
+    """Is told whenever a perturbed array is used."""
+
+    def __call__(
+        self,
+        use: Use,
+        leaf: Perturbed,
+        primitive: str,
+        dims: Sequence[int],
+        calls: Sequence[JaxprEqn] = (),
+    ) -> None:
+        """Notes a use of `dims` of a leaf.
+
+        Args:
+            use: what is done with them.
+            leaf: the perturbed array.
+            primitive: the operation's name.
+            dims: the dimensions concerned.
+            calls: of what is written out, the operation's equation, behind those of
+                the calls and loops around it.
+        """
+
 
 # `rule(eqn, operands, run)` returns the result, perturbed or not (a list if the
 # operation has several), or None to have its operands written out.
@@ -46,10 +66,12 @@ class Interpreter:
     Attributes:
         rules: by the name of a primitive.
         observe: is told of every use of a perturbed array.
+        calls: the equations of the calls and loops that are being evaluated.
     """
 
     rules: Mapping[str, PrimitiveRule]
     observe: Observer
+    calls: tuple[JaxprEqn, ...] = ()
 
     def evaluate(self, closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
         """Returns the results of a jaxpr, which may be perturbed arrays."""
@@ -91,17 +113,18 @@ class Interpreter:
                 f"`quantised=True` out of its rule"
             )
         if not x.is_free_to_write_out:
-            self.observe(Use.WRITE_OUT, x, primitive, range(x.ndim))
+            self.observe(Use.WRITE_OUT, x, primitive, range(x.ndim), self.calls)
         return x.materialise()
 
     def _apply(self, eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
         """Evaluates an equation by its rule, or enters the function that it calls."""
+        within = dataclasses.replace(self, calls=(*self.calls, eqn))
         # What merely calls a function is entered, so that its body meets the rules.
         if (inner := jaxprs.inlined(eqn)) is not None:
-            return self.evaluate(inner, operands)
+            return within.evaluate(inner, operands)
         name = eqn.primitive.name
         rule = self.rules.get(name)
-        outs = None if rule is None else rule(eqn, operands, self)
+        outs = None if rule is None else rule(eqn, operands, within)
         if outs is None:
-            return jaxprs.rebind(eqn, [self.written_out(x, name) for x in operands])
+            return jaxprs.rebind(eqn, [within.written_out(x, name) for x in operands])
         return outs if isinstance(outs, list) else [outs]

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
+from eggroll.perturbation.demotion import Lost
 from eggroll.perturbation.dependence import Reach, reaches
 from eggroll.perturbation.rules import (
     Frozen,
@@ -43,7 +44,7 @@ class Layout:
         batch: dimensions along which everything is independent.
         rows: dimensions of the left factor.
         cols: dimensions of the right factor. Empty for full rank.
-        lost: the operation at which a matrix lost its low rank, if one did.
+        lost: where a matrix lost its low rank, if one did and no rule asked for it.
         idle: why a leaf that no rule freezes is frozen, if it is: "unused", or
             "stop_gradient" (the function reaches it through that alone).
         scanned: whether a loop takes its first dimension apart, layer by layer.
@@ -56,7 +57,7 @@ class Layout:
     batch: tuple[int, ...] = ()
     rows: tuple[int, ...] = ()
     cols: tuple[int, ...] = ()
-    lost: str = ""
+    lost: Lost | None = None
     idle: str = ""
     scanned: bool = False
 
@@ -194,23 +195,6 @@ def _refuse_idle(plan: Sequence[Layout | None]) -> None:
     )
 
 
-def refuse_lost(plan: Sequence[Layout | None]) -> None:
-    """Refuses a plan by which a matrix has lost its low rank.
-
-    Raises:
-        ValueError: naming the leaf and the operation.
-    """
-    for layout in plan:
-        if layout is not None and layout.lost:
-            raise ValueError(
-                f"strict: `{layout.lost}` takes slices out of a dimension of the leaf "
-                f"{layout.path} of shape {layout.shape} that is stack and matrix in "
-                f"one, so it needs full-rank noise; keep the stack as a dimension of "
-                f"its own, give the leaf a rule (full_rank() or frozen), or allow it "
-                f"with strict=False"
-            )
-
-
 def named_leaves(params: Any) -> list[tuple[str, Any]]:
     """Returns the leaves of a pytree with their paths, such as "layers/0/kernel"."""
     flat, _ = jax.tree_util.tree_flatten_with_path(params)
@@ -258,13 +242,16 @@ def _layout(
         return Layout(*named, chosen, scanned=scanned)
     full = FullRank(chosen.sigma_scale, chosen.quantised)
     batch, rows = uses.sides(shape)
-    if lost := uses.lost_at(rows):  # its slices have to be independent
+    if split := uses.lost_at(rows):  # its slices have to be independent
+        lost = Lost(split, is_split=True)
         return Layout(*named, full, lost=lost, scanned=scanned)
     inner = [d for d in range(leaf.ndim) if d not in batch]
     if not rows and rule is not None:  # an explicit rule makes a matrix of anything
         rows = {*inner[:-1]}
     cols = {*inner} - rows
     if min(size_of(shape, rows), size_of(shape, cols)) == 1:
-        return Layout(*named, full, scanned=scanned)
+        is_matrix = sum(shape[d] > 1 for d in inner) > 1
+        lost = Lost(uses.lost, uses.line) if uses.lost and is_matrix else None
+        return Layout(*named, full, lost=lost, scanned=scanned)
     batch, rows, cols = (tuple(sorted(dims)) for dims in (batch, rows, cols))
     return Layout(*named, chosen, batch, rows, cols, scanned=scanned)

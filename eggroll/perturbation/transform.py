@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, JaxprEqn
 
 from eggroll.perturbation import control_flow, jaxprs, primitives
 from eggroll.perturbation.array import Perturbed
 from eggroll.perturbation.interpreter import Interpreter, Observer, Use, is_perturbed
+from eggroll.perturbation.places import line_of
 
 
 RULES = {**primitives.RULES, **control_flow.RULES}
@@ -65,17 +66,31 @@ def evaluate(
     return Interpreter(RULES, observe).finish(jaxpr, jaxprs.as_traced(jaxpr, args))
 
 
-def ignore(use: Use, leaf: Perturbed, primitive: str, dims: Sequence[int]) -> None:
+def ignore(
+    use: Use,
+    leaf: Perturbed,
+    primitive: str,
+    dims: Sequence[int],
+    calls: Sequence[JaxprEqn] = (),
+) -> None:
     """The observer that does nothing."""
 
 
-def refuse(use: Use, leaf: Perturbed, primitive: str, dims: Sequence[int]) -> None:
+def refuse(
+    use: Use,
+    leaf: Perturbed,
+    primitive: str,
+    dims: Sequence[int],
+    calls: Sequence[JaxprEqn] = (),
+) -> None:
     """The observer that makes writing out a low-rank array an error."""
     if use is Use.WRITE_OUT:
+        line = line_of(calls)
         raise ValueError(
             f"strict: `{primitive}` needs the low-rank leaf {', '.join(leaf.paths)} "
-            f"of shape {leaf.shape} written out for every member; give it a rule "
-            f"(full_rank() or frozen), or allow it with strict=False"
+            f"of shape {leaf.shape} written out for every member"
+            f"{f' ({line})' if line else ''}; give it a rule (full_rank() or frozen), "
+            f"or allow it with strict=False"
         )
 
 

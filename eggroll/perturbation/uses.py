@@ -12,12 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 from jaxtyping import Array
 
 from eggroll.perturbation import jaxprs
 from eggroll.perturbation.array import Perturbed
+from eggroll.perturbation.flow import ELEMENTWISE, flow
 from eggroll.perturbation.interpreter import Use
+from eggroll.perturbation.places import line_of
 from eggroll.perturbation.transform import evaluate
 
 
@@ -33,6 +35,9 @@ class Uses:
         parts: those of which single, fixed positions are taken.
         split: those of which a part is indexed, after a reshape, and by what.
         scanned: whether a loop takes the first of them apart.
+        lost: the first operation, if any, that needed a matrix of it written out, on
+            its way to a product.
+        line: where that is in the user's function.
     """
 
     ndim: int
@@ -42,6 +47,8 @@ class Uses:
     parts: set[int] = dataclasses.field(default_factory=set)
     split: dict[int, str] = dataclasses.field(default_factory=dict)
     scanned: bool = False
+    lost: str = ""
+    line: str = ""
 
     def record(
         self, use: Use, probe: Perturbed, primitive: str, dims: Sequence[int]
@@ -99,10 +106,23 @@ def record_uses(
         probed: the paths of those that could be perturbed.
     """
     uses = {path: Uses(x.ndim) for path, x in named}
+    seen = flow(jaxpr, len(named))
+    multiplied = {named[k][0] for k in seen.multiplied}
 
-    def observe(use: Use, leaf: Perturbed, primitive: str, dims: Sequence[int]) -> None:
+    def observe(
+        use: Use,
+        leaf: Perturbed,
+        primitive: str,
+        dims: Sequence[int],
+        calls: Sequence[JaxprEqn] = (),
+    ) -> None:
+        is_lost = use is Use.WRITE_OUT and not _meets_activation(
+            leaf, calls, seen.activations
+        )
         for path in leaf.paths:
             uses[path].record(use, leaf, primitive, dims)
+            if is_lost and path in multiplied and not uses[path].lost:
+                uses[path].lost, uses[path].line = primitive, line_of(calls)
 
     def run() -> Any:
         zeros = jaxprs.zeros(jaxpr)
@@ -125,6 +145,25 @@ def _probe(path: str, weight: Array) -> Any:
         for k in range(weight.ndim)
     ]
     return Perturbed(weight, factors, paths=(path,))
+
+
+def _meets_activation(
+    leaf: Perturbed, calls: Sequence[JaxprEqn], data: Container[Var]
+) -> bool:
+    """Whether what a leaf meets, element by element, is an activation.
+
+    A bias does, of however many dimensions, and a table of positions: they are no
+    matrices. A number or a row that comes from data makes a matrix no less of one.
+    """
+    if not calls or calls[-1].primitive.name not in ELEMENTWISE:
+        return False
+    varies = {d for shape in leaf.shapes for d, n in enumerate(shape) if n != 1}
+    shapes = [
+        getattr(v.aval, "shape", ())
+        for v in calls[-1].invars
+        if isinstance(v, Var) and v in data
+    ]
+    return any(len(s) == leaf.ndim and all(s[d] > 1 for d in varies) for s in shapes)
 
 
 def size_of(shape: Sequence[int], dims: Iterable[int]) -> int:

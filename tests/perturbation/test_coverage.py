@@ -1,0 +1,212 @@
+"""No matrix loses its low rank in silence.
+
+Programs of matrices that meet something on their way to a product: each keeps its low
+rank, and agrees with the plain function, or coverage names the operation that takes it,
+and strict refuses the program.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from members import agree
+
+import eggroll
+from eggroll import full_rank
+
+
+def normal(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(shape).normal(size=shape), jnp.float32)
+
+
+P = {"w": normal(8, 12), "v": normal(9, 12)[1:], "g": normal(12), "b": normal(3, 4)}
+P["t"] = normal(7, 12)  # a table
+X, MASK = normal(5, 8), jnp.arange(12) > 3
+IMAGE = normal(1, 8, 5)
+
+
+@jax.custom_batching.custom_vmap
+def with_vmap(w, x):
+    return x @ w
+
+
+with_vmap.def_vmap(lambda _, batched, w, x: (jax.vmap(jnp.dot)(x, w), True))
+
+
+# name: (function, the leaves that lose their low rank and the operation that takes it)
+PROGRAMS: dict[str, tuple[Any, dict[str, str]]] = {
+    # linear in the weight
+    "copied": (lambda p, x: x @ jnp.copy(p["w"]), {}),
+    "times a number": (lambda p, x: x @ (p["w"] * 3), {}),
+    "times a number of data": (lambda p, x: x @ (p["w"] * x.mean()), {}),
+    "unchanged in fori_loop": (
+        lambda p, x: lax.fori_loop(
+            0, 2, lambda _, c: (jnp.tanh(c[0] @ c[1]), c[1]), (x, p["w"][:, :8])
+        )[0],
+        {},
+    ),
+    "unchanged in while": (
+        lambda p, x: lax.while_loop(
+            lambda c: c[0].sum() < 0,
+            lambda c: (c[0] + jnp.abs(c[0] @ c[1]), c[1]),
+            (x, p["w"][:, :8]),
+        )[0],
+        {},
+    ),
+    "a row of scales": (lambda p, x: x @ (p["w"] * p["g"]), {"w": "mul"}),
+    "a scale that evolves": (lambda p, x: x @ (p["w"] * p["g"][0]), {"w": "mul"}),
+    "a number of data each": (
+        lambda p, x: jax.vmap(lambda x: x @ (p["w"] * x.mean()))(x),
+        {"w": "mul"},
+    ),
+    "random mask": (
+        lambda p, x: x @ (p["w"] * jax.random.bernoulli(jax.random.key(0), 0.5)),
+        {},
+    ),
+    "dropped connections": (
+        lambda p, x: x @ (p["w"] * jax.random.normal(jax.random.key(0), (8, 12))),
+        {"w": "mul"},
+    ),
+    "lower triangle": (lambda p, x: x @ jnp.tril(p["w"]), {"w": "select_n"}),
+    "cumulated": (lambda p, x: x @ jnp.cumsum(p["w"], 0), {"w": "cumsum"}),
+    "chosen by data": (
+        lambda p, x: x @ lax.cond(x.sum() > 0, lambda: p["w"], lambda: p["v"]),
+        {"w": "cond", "v": "cond"},
+    ),
+    "low-rank adapter": (
+        lambda p, x: x @ (p["w"] + p["v"][:, :2] @ p["w"][:2]),
+        {"v": "dot_general"},
+    ),
+    # products of other kinds
+    "depthwise convolution": (
+        lambda p, x: (
+            lax.conv_general_dilated(
+                IMAGE, p["w"][:, None, :4], (1,), "SAME", feature_group_count=8
+            )
+            + x.sum()
+        ),
+        {"w": "conv_general_dilated"},
+    ),
+    "experts side by side": (
+        lambda p, x: lax.ragged_dot(x, jnp.stack([p["w"], p["v"]]), jnp.array([2, 3])),
+        {"w": "ragged_dot_general", "v": "ragged_dot_general"},
+    ),
+    "product written as a sum": (
+        lambda p, x: jnp.sum(x[:, :, None] * p["w"], axis=1),
+        {"w": "mul"},
+    ),
+    "solved": (lambda p, x: jnp.linalg.solve(p["w"][:, :8], x.T), {"w": "lu"}),
+    "solved by iterations": (
+        lambda p, x: jax.scipy.sparse.linalg.cg(
+            lambda v: p["w"][:, :8] @ v, x[0], maxiter=2
+        )[0],
+        {"w": "custom_linear_solve"},
+    ),
+    "custom_vmap": (lambda p, x: with_vmap(p["w"], x), {"w": "custom_vmap_call"}),
+    # not linear
+    "rounded": (
+        lambda p, x: x @ lax.reduce_precision(p["w"], 5, 7),
+        {"w": "reduce_precision"},
+    ),
+    "fake quantisation": (
+        lambda p, x: (
+            x @ (p["w"] + lax.stop_gradient(jnp.round(p["w"] * 4) / 4 - p["w"]))
+        ),
+        {"w": "round"},
+    ),
+    "weight norm": (
+        lambda p, x: x @ (p["w"] / jnp.linalg.norm(p["w"], axis=0)),
+        {"w": "mul"},
+    ),
+    "softplus": (lambda p, x: x @ jax.nn.softplus(p["w"]), {"w": "max"}),
+    "clipped": (lambda p, x: x @ jnp.clip(p["w"], -1, 1), {"w": "max"}),
+    "sorted": (lambda p, x: x @ jnp.sort(p["w"]), {"w": "sort"}),
+    # full rank by nature
+    "positions": (lambda p, x: x + p["t"][:5, :8], {}),
+    "positions of data closed over": (lambda p, x: X @ p["v"] + p["t"][:5], {}),
+    "biases of heads": (lambda p, x: (x @ p["w"]).reshape(5, 3, 4) + p["b"], {}),
+    "scales of heads": (lambda p, x: (x @ p["w"]).reshape(5, 3, 4) * p["b"], {}),
+    "mask of logits": (lambda p, x: jnp.where(x > 0, p["t"][:5, :8], -1.0), {}),
+    "prompt": (lambda p, x: jnp.concatenate([p["t"], x @ p["v"]]) @ p["v"].T, {}),
+    "state at first": (
+        lambda p, x: lax.scan(
+            lambda h, x: (jnp.tanh(h + x), h @ p["v"]), p["t"][:5, :8], x
+        )[1],
+        {},
+    ),
+    "decay": (lambda p, x: jnp.sum(p["w"] ** 2) + jnp.sum((p["v"] - 1) ** 2), {}),
+    "never multiplied": (lambda p, x: x[0, 0] * jnp.exp(p["w"]), {}),
+}
+each_program = pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+LINES = __file__.rsplit("/", 1)[-1]
+
+
+@each_program
+def test_coverage_names_what_takes_a_low_rank(program):
+    fn, expected = program
+    report = eggroll.coverage(fn, P, X)
+    lost = {x.layout.path: x.layout.lost for x in report.leaves if x.layout.lost}
+    assert {path: x.primitive for path, x in lost.items()} == expected
+    assert report.demoted == tuple(sorted(expected))
+    for place in lost.values():
+        assert place.line.startswith(f"{LINES}:")
+        assert f"low rank at {place}" in str(report)
+
+
+def strict(fn):
+    es = eggroll.EvolutionStrategy(4, 0.1, strict=True)
+    jax.eval_shape(es.ask(fn), P, jax.random.key(0), X)
+
+
+@each_program
+def test_strict_refuses_exactly_that(program):
+    fn, expected = program
+    if expected:
+        operations = "|".join({*expected.values()})
+        message = rf"strict: `({operations})` \({LINES}:\d+\) has no rule for a matrix"
+        with pytest.raises(ValueError, match=message):
+            strict(fn)
+        asked_for = {path: full_rank() for path in P}
+        assert eggroll.coverage(fn, P, X, rules=asked_for).demoted == ()
+    else:
+        strict(fn)
+
+
+def test_a_warning_tells_of_much_that_is_demoted():
+    ask = eggroll.EvolutionStrategy(4, 0.1).ask
+    few = lambda p, x: x @ p["w"][:, :8] + x @ (p["g"][:8] * jnp.eye(8))
+    many = lambda p, x: x @ p["w"] + x @ jnp.exp(p["v"])
+    run = lambda fn, params: jax.eval_shape(ask(fn), params, jax.random.key(0), X)
+    run(few, P)
+    message = rf"50% of the param.*v lost its low rank at `exp` \({LINES}:\d+\)\. See"
+    with pytest.warns(UserWarning, match=message):
+        run(many, {"w": P["w"], "v": P["v"]})
+    rules = {"v": full_rank()}
+    ask = eggroll.EvolutionStrategy(4, 0.1, rules=rules).ask
+    run(many, {"w": P["w"], "v": P["v"]})
+
+
+def test_a_rule_that_asks_for_a_low_rank_is_obeyed_and_the_cost_told():
+    rules = {"w": eggroll.low_rank()}
+    report = eggroll.coverage(lambda p, x: x @ jnp.exp(p["w"]), P, X, rules=rules)
+    assert report.demoted == ()
+    assert report.written_out == ("w",)
+
+
+def test_the_line_is_the_caller_s_where_jax_has_traced_its_own_function_before():
+    first = lambda p, x: x @ jnp.sort(p["w"])
+    second = lambda p, x: x @ jnp.sort(p["w"])
+    places = [eggroll.coverage(fn, P, X)["w"].layout.lost for fn in (first, second)]
+    lines = [int(str(place).split(":")[1].rstrip(")")) for place in places]
+    assert lines[1] == lines[0] + 1
+
+
+KEPT = {name: fn for name, (fn, lost) in PROGRAMS.items() if not lost}
+
+
+@pytest.mark.parametrize("fn", KEPT.values(), ids=KEPT)
+def test_what_keeps_its_low_rank_agrees(fn):
+    agree(fn, P, X)
