@@ -86,7 +86,15 @@ def _cond(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[Any]:
         outs = lambda: run.evaluate(jaxpr, rest)
         return lambda: [run.written_out(x, "cond") for x in outs()]
 
-    return lax.switch(index, [branch(j) for j in jaxprs.branches(eqn)])
+    branches = [branch(j) for j in jaxprs.branches(eqn)]
+    platforms = eqn.params.get("branches_platforms")
+    if platforms is None:
+        return lax.switch(index, branches)
+    # What is meant for other platforms need not even compile on this one.
+    default = branches[platforms.index(None)] if None in platforms else None
+    pairs = zip(platforms, branches, strict=True)
+    chosen = {name: run for names, run in pairs for name in names or ()}
+    return lax.platform_dependent(default=default, **chosen)
 
 
 def _tied(changing: Any, same: list[Any]) -> tuple[Any, list[Any]]:

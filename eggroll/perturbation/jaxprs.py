@@ -40,6 +40,8 @@ INLINED = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "custom_vmap_call": "call",
+    "composite": "jaxpr",
 }
 
 
@@ -194,6 +196,8 @@ def resharded(eqn: JaxprEqn, weight: Any, parts: Any) -> tuple[Any, Any]:
 def inlined(eqn: JaxprEqn) -> ClosedJaxpr | None:
     """Returns the function of an equation that merely calls it, else None."""
     param = INLINED.get(eqn.primitive.name)
+    if param == "jaxpr" and param not in eqn.params:
+        param = "call_jaxpr"  # of a composite, on JAX 0.12
     return None if param is None else close(eqn.params[param])
 
 

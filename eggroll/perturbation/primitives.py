@@ -222,10 +222,11 @@ def _vary(eqn: JaxprEqn, operands: list[Any]) -> Perturbed:
     return meshes.vary(operands[0], eqn.params["axes"])
 
 
-def _weight_only(eqn: JaxprEqn, operands: list[Any]) -> Perturbed:
-    """A constraint on how the weight is laid out; the factors are small."""
-    leaf = operands[0]
-    return leaf.replace(jaxprs.rebind(eqn, [leaf.weight])[0], leaf.factors)
+def _weights_only(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[Any]:
+    """What says where or how the weight is kept; the factors are small."""
+    weights = [x.weight if is_perturbed(x) else x for x in operands]
+    pairs = zip(operands, jaxprs.rebind(eqn, weights), strict=True)
+    return [x.replace(w, x.factors) if is_perturbed(x) else w for x, w in pairs]
 
 
 def _reshard(eqn: JaxprEqn, operands: list[Any]) -> Perturbed:
@@ -265,7 +266,9 @@ RULES: dict[str, PrimitiveRule] = {
     "copy": _view(lambda e, x: x[0]),
     "copy_p": _view(lambda e, x: x[0]),
     "stop_gradient": _view(lambda e, x: x[0]),
-    "sharding_constraint": _view(_weight_only),
+    "name": _weights_only,
+    "device_put": _weights_only,
+    "sharding_constraint": _weights_only,
     "reshard": _view(_reshard),
     "pvary": _view(_vary),
 }

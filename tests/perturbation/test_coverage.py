@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from members import agree
 
 import eggroll
@@ -24,7 +26,8 @@ def normal(*shape: int) -> jax.Array:
 
 P = {"w": normal(8, 12), "v": normal(9, 12)[1:], "g": normal(12), "b": normal(3, 4)}
 P["t"] = normal(7, 12)  # a table
-X, MASK = normal(5, 8), jnp.arange(12) > 3
+X = normal(5, 8)
+SHARDING = NamedSharding(Mesh(np.array(jax.devices()[:2]), ("x",)), PartitionSpec("x"))
 IMAGE = normal(1, 8, 5)
 
 
@@ -33,13 +36,32 @@ def with_vmap(w, x):
     return x @ w
 
 
-with_vmap.def_vmap(lambda _, batched, w, x: (jax.vmap(jnp.dot)(x, w), True))
+@with_vmap.def_vmap
+def _(_, batched, w, x):
+    axes = [0 if is_batched else None for is_batched in batched]
+    return jax.vmap(lambda w, x: x @ w, axes)(w, x), True
 
 
 # name: (function, the leaves that lose their low rank and the operation that takes it)
 PROGRAMS: dict[str, tuple[Any, dict[str, str]]] = {
     # linear in the weight
     "copied": (lambda p, x: x @ jnp.copy(p["w"]), {}),
+    "named": (lambda p, x: x @ checkpoint_name(p["w"], "kernel"), {}),
+    "put on a device": (
+        lambda p, x: jnp.dot(*jax.device_put((x, p["w"]), jax.devices()[0])),
+        {},
+    ),
+    "constrained": (
+        lambda p, x: x @ lax.with_sharding_constraint(p["w"], SHARDING),
+        {},
+    ),
+    "custom_vmap": (lambda p, x: with_vmap(p["w"], x), {}),
+    "a branch for each platform": (
+        lambda p, x: lax.platform_dependent(
+            x, p["w"], cpu=lambda x, w: x @ w, default=lambda x, w: x @ (w * 1.0)
+        ),
+        {},
+    ),
     "times a number": (lambda p, x: x @ (p["w"] * 3), {}),
     "times a number of data": (lambda p, x: x @ (p["w"] * x.mean()), {}),
     "unchanged in fori_loop": (
@@ -105,7 +127,6 @@ PROGRAMS: dict[str, tuple[Any, dict[str, str]]] = {
         )[0],
         {"w": "custom_linear_solve"},
     ),
-    "custom_vmap": (lambda p, x: with_vmap(p["w"], x), {"w": "custom_vmap_call"}),
     # not linear
     "rounded": (
         lambda p, x: x @ lax.reduce_precision(p["w"], 5, 7),
@@ -202,6 +223,15 @@ def test_the_line_is_the_caller_s_where_jax_has_traced_its_own_function_before()
     places = [eggroll.coverage(fn, P, X)["w"].layout.lost for fn in (first, second)]
     lines = [int(str(place).split(":")[1].rstrip(")")) for place in places]
     assert lines[1] == lines[0] + 1
+
+
+def test_a_composite_is_entered():
+    """(JAX itself cannot map one over members.)"""
+    fn = lambda w, x: lax.composite(lambda x, w: x @ w, "a.product")(x, w)
+    leaf = eggroll.Perturbed.matrix(P["w"], normal(8, 1), normal(12, 1), 0.1)
+    out = eggroll.perturbed(fn, strict=True)(leaf, X)
+    np.testing.assert_allclose(out, X @ leaf.materialise(), rtol=1e-5, atol=1e-5)
+    assert eggroll.coverage(fn, P["w"], X).demoted == ()
 
 
 KEPT = {name: fn for name, (fn, lost) in PROGRAMS.items() if not lost}
