@@ -53,8 +53,9 @@ def explicit(x: Any) -> NamedSharding | None:
     """How an array is divided over explicit axes of a mesh, which its type tells."""
     kind = jax.typeof(x) if isinstance(x, jax.Array) else x
     sharding = getattr(kind, "sharding", None)
-    named = isinstance(sharding, NamedSharding) and any(sharding.spec)
-    return sharding if named and sharding.mesh.explicit_axes else None
+    if not isinstance(sharding, NamedSharding) or not any(sharding.spec):
+        return None
+    return sharding if sharding.mesh.explicit_axes else None
 
 
 def as_taken(traced: AbstractMesh, now: AbstractMesh) -> AbstractMesh:

@@ -127,8 +127,7 @@ class FromCheckpoint(Task):
         return [x for x in needed if not (self.random and x.endswith(weights))]
 
     def ready(self) -> None:
-        if needed := self._lacks():
-            raise UserError(f"checkpoint: {self._missing(needed)}")
+        self._require_files()
         self.verifier.prepare()
         for row in (*self.data.validation, *self.data.train[:SEEN]):
             self.tokens_of(row.prompt)
@@ -139,6 +138,10 @@ class FromCheckpoint(Task):
                 f"{first!r:.60} and {other!r:.60} become the same tokens: set chat to "
                 "false, or mend the template"
             )
+
+    def _require_files(self) -> None:
+        if needed := self._lacks():
+            raise UserError(f"checkpoint: {self._missing(needed)}")
 
     def _missing(self, names: Sequence[str]) -> str:
         known = self.published
@@ -196,7 +199,7 @@ class FromCheckpoint(Task):
         """The checkpoint's parameters, in the types of the file."""
         if self.random:
             return self.language_model.init(key)
-        self.ready()
+        self._require_files()
         with blaming("checkpoint"):
             return pretrained.load(self.checkpoint)[1]
 

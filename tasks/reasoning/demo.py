@@ -17,6 +17,8 @@ from jaxtyping import Float, PyTree
 from eggroll.config import load
 from eggroll.runs import create, curves
 from eggroll.training import initial_state, prepare, train
+from models.llm.generation import GREEDY
+from tasks.reasoning import held_out
 from tasks.reasoning.rows import Row, check_disjoint
 from tasks.reasoning.task import Reasoning
 
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     task = experiment.task
     assert isinstance(task, Reasoning)
     check_disjoint(task.data)
-    rows = task.data.validation[: task.validation_prompts]
+    rows = held_out.rows_of(task)
     say(f"{len(rows)} prompts are held out; none of them is among those to learn from")
     before = answers(task, initial_state(experiment).params)
     write(rows, before, "before")
@@ -92,17 +94,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def answers(task: Reasoning, params: PyTree) -> Answers:
     """Lets a model answer the held-out prompts, and scores that."""
-    rows = task.data.validation[: task.validation_prompts]
-    texts, rewards = [], []
-    for start in range(0, len(rows), task.validation_batch):
-        # The last batch is filled up, so that all are of one size.
-        at = np.arange(start, start + task.validation_batch) % len(rows)
-        batch = [rows[i] for i in at.tolist()]
-        done = task._greedy(params, task._prompts(at, batch), jax.random.key(0))
-        done = jax.device_get(done)
-        texts += map(task._text, done.tokens, done.lengths)
-        rewards += task._scored(done, batch).scores.tolist()
-    return Answers(texts[: len(rows)], np.asarray(rewards[: len(rows)]))
+    rows = held_out.rows_of(task)
+    done = held_out.completed(task, params, rows, GREEDY, jax.random.key(0))
+    return Answers(task.texts(done), task.scored(done, rows).scores)
 
 
 def gain(

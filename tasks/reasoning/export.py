@@ -15,7 +15,14 @@ from jaxtyping import PyTree
 
 from eggroll import Factors
 from eggroll.task import Export
-from models.llm import adapter, checkpoint, rwkv7_checkpoint, safetensors, tokenizer
+from models.llm import (
+    adapter,
+    checkpoint,
+    rwkv7_checkpoint,
+    safetensors,
+    tokenizer,
+    tokenizer_files,
+)
 from models.llm.config import TransformerConfig, read_json
 from models.llm.interface import LanguageModel
 from models.llm.rwkv7 import RWKV7
@@ -84,7 +91,7 @@ def companions(directory: Path, sources: list[Path]) -> list[str]:
     for source in sources:
         if source.is_file():
             found = tokenizer.load(source)
-            return [f"with {', '.join(tokenizer.save(directory, found))}"]
+            return [f"with {', '.join(tokenizer_files.save(directory, found))}"]
     copied = []
     for name in COMPANIONS:
         found = next((x / name for x in sources if (x / name).is_file()), None)

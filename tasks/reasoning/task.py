@@ -215,7 +215,7 @@ class Reasoning(FromCheckpoint):
     def scored(self, done: Completions, rows: list[Row]) -> Scored:
         """What the reward says of completions, each of a row."""
         columns = {
-            name: [row.columns[name] for row in rows] for name in self.verifier.columns
+            name: [row.columns[name] for row in rows] for name in rows[0].columns
         }
         prompts = [row.prompt for row in rows]
         contents = [row.content for row in rows]
