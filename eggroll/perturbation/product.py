@@ -69,8 +69,12 @@ def dot_general(
     """
     accumulator = leaf.accumulator
     dtype = dtype or jnp.result_type(x.dtype, leaf.dtype)
-    if not leaf.is_integer and not jnp.issubdtype(x.dtype, jnp.inexact):
-        x = x.astype(dtype)  # integers would round the factors
+    is_complex = lambda x: jnp.issubdtype(x.dtype, jnp.complexfloating)
+    if not leaf.is_integer:
+        accumulator = jnp.promote_types(accumulator, x.dtype)
+        is_lossy = is_complex(leaf) and not is_complex(x)
+        if is_lossy or not jnp.issubdtype(x.dtype, jnp.inexact):
+            x = x.astype(dtype)  # as it is, it would round the factors
     base = lax.dot_general(
         x,
         leaf.weight,
