@@ -215,7 +215,8 @@ class Population(Drawing):
 
         def one(drawn: Any, data: list[Array], keys: list[Array]) -> list[Array]:
             params = perturb(traced.params, layouts, drawn)
-            return evaluate(traced.jaxpr, [*params, *data, *keys], self._observer)
+            args = [*params, *data, *keys]
+            return evaluate(traced.jaxpr, args, self._observer, len(params))
 
         # Outside the mapped function: the noise of a chunk is drawn at once, and what
         # all members share (scales) is not mapped.

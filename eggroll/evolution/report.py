@@ -181,7 +181,7 @@ def _operations(
     def run() -> Any:
         zeros = jaxprs.zeros(jaxpr)
         params = [_stand_in(*x) for x in zip(layouts, zeros, strict=False)]
-        return evaluate(jaxpr, [*params, *zeros[len(layouts) :]], observe)
+        return evaluate(jaxpr, [*params, *zeros[len(layouts) :]], observe, len(params))
 
     jax.eval_shape(run)
     return used, written

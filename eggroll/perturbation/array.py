@@ -43,7 +43,8 @@ class Perturbed:
             weights that are computed with, a number or `Multiple` for others.
         paths: the names of the leaves this came from, for reports.
         looked_up: whether these are rows looked up in a table by an array of positions:
-            an activation, which costs nothing to write out.
+            an activation, which costs nothing to write out. (Nor does what is joined
+            of full-rank arrays.)
     """
 
     __array_ufunc__ = None  # so that NumPy arrays, too, leave `x @ self` to us
@@ -148,12 +149,8 @@ class Perturbed:
 
     @property
     def is_free_to_write_out(self) -> bool:
-        """Whether writing it out takes no more memory than it takes already.
-
-        (What is joined of full-rank arrays has a factor that says where they are.)
-        """
-        largest = max(map(math.prod, self.shapes))
-        return self.is_one_factor or self.looked_up or largest >= self.weight.size
+        """Whether writing it out takes no more memory than it takes already."""
+        return self.is_one_factor or self.looked_up
 
     @property
     def has_small_factors(self) -> bool:

@@ -28,7 +28,8 @@ _PRODUCTS = frozenset({"dot_general", "conv_general_dilated", "ragged_dot_genera
 _SOLVERS = frozenset({"triangular_solve", "custom_linear_solve", "linear_solve"})
 _SUMS = frozenset({"reduce_sum", "reduce_max", "reduce_min", "reduce_prod"})
 
-_DATA = 1  # the first bit of what a variable is made of; the others are the leaves'
+# The bits of what a variable is made of: data, random numbers, and each of the leaves.
+_DATA, _DRAWN, _LEAF = 1, 2, 4
 
 
 class Flow(NamedTuple):
@@ -36,27 +37,41 @@ class Flow(NamedTuple):
 
     Attributes:
         activations: the variables that data are in.
-        multiplied: the numbers of the leaves that are multiplied as matrices.
+        varying: those that anything is in but constants.
+        multiplied: the numbers of the arguments that are multiplied as matrices.
+        along: of what has been spread over new dimensions, those it had before.
     """
 
     activations: frozenset[Var]
+    varying: frozenset[Var]
     multiplied: frozenset[int]
+    along: dict[Any, set[int]]
+
+    def varies(self, atom: Any) -> bool:
+        """Whether an operand of an equation may differ between members."""
+        return not jaxprs.is_literal(atom) and atom in self.varying
 
 
-def flow(closed: ClosedJaxpr, leaves: int) -> Flow:
+def flow(closed: ClosedJaxpr, is_leaf: Sequence[bool], is_data: Sequence[bool]) -> Flow:
     """Follows data and leaves through a function.
 
     Args:
-        closed: a function of leaves, then of data.
-        leaves: how many of its arguments are leaves.
+        closed: the function.
+        is_leaf: which of its arguments are leaves.
+        is_data: which are data; the rest are constants.
     """
-    walk = _Walk({}, {}, set(), trial=_Walk({}, {}, set()))
-    given = [2 << k for k in range(leaves)]
-    walk(closed.jaxpr, given + [_DATA] * (len(closed.jaxpr.invars) - leaves))
+    walk = _Walk({}, {}, set(), {}, trial=_Walk({}, {}, set(), {}))
+    origins = [
+        _LEAF << k if leaf else _DATA * data
+        for k, (leaf, data) in enumerate(zip(is_leaf, is_data, strict=True))
+    ]
+    walk(closed.jaxpr, origins)
     multiplied = _any(walk.multiplied)
     return Flow(
         frozenset(v for v, origin in walk.found.items() if origin & _DATA),
-        frozenset(k for k in range(leaves) if multiplied & (2 << k)),
+        frozenset(v for v, origin in walk.found.items() if origin),
+        frozenset(k for k in range(len(is_leaf)) if multiplied & (_LEAF << k)),
+        walk.along,
     )
 
 
@@ -67,12 +82,14 @@ class _Walk(NamedTuple):
         found: what each variable is made of.
         known: the results of a function, by itself and what its arguments are made of.
         multiplied: what is multiplied, as often as there is a product.
+        along: of what has been spread over new dimensions, those it had before.
         trial: another, to try out what loops do; None for the trial itself.
     """
 
     found: dict[Var, int]
     known: dict[tuple[Jaxpr, tuple[int, ...]], list[int]]
     multiplied: set[int]
+    along: dict[Any, set[int]]
     trial: "_Walk | None" = None
 
     def __call__(self, jaxpr: Jaxpr, given: Sequence[int]) -> list[int]:
@@ -97,9 +114,17 @@ class _Walk(NamedTuple):
             return self(inner.jaxpr, given)
         if (nested := _NESTED.get(eqn.primitive.name)) is not None:
             return nested(eqn, given, self)
+        if eqn.primitive.name == "broadcast_in_dim":
+            self.along[eqn.outvars[0]] = _spread(eqn)
         if _multiplies(eqn, _any(given)):
             self.multiplied.add(_any(given))
         return [_made_of(eqn, given)] * len(eqn.outvars)
+
+
+def _spread(eqn: JaxprEqn) -> set[int]:
+    """The dimensions of a broadcast's result that its operand had."""
+    pairs = zip(eqn.params["broadcast_dimensions"], _shape(eqn.invars[0]), strict=True)
+    return {int(d) for d, n in pairs if n != 1}
 
 
 def _multiplies(eqn: JaxprEqn, origin: int) -> bool:
@@ -118,10 +143,10 @@ def _multiplies(eqn: JaxprEqn, origin: int) -> bool:
 def _made_of(eqn: JaxprEqn, given: list[int]) -> int:
     name, origin = eqn.primitive.name, _any(given)
     if name.startswith("random_") or name == "threefry2x32":
-        return 0  # a mask drawn for a weight is no activation
+        return _DRAWN if origin else 0  # a mask for a weight is no activation
     if name in _SUMS:
-        return origin & _DATA
-    if origin and not origin & _DATA and _makes_activations(eqn, given):
+        return origin & _DATA | (_DRAWN if origin else 0)
+    if origin >= _LEAF and not origin & _DATA and _makes_activations(eqn, given):
         return _DATA
     if name in _PRODUCTS | _SOLVERS and origin & _DATA:
         return _DATA

@@ -14,6 +14,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn
 
 from eggroll.perturbation import jaxprs
 from eggroll.perturbation.array import Perturbed
+from eggroll.perturbation.flow import Flow
 
 
 class Use(enum.Enum):
@@ -66,11 +67,13 @@ class Interpreter:
     Attributes:
         rules: by the name of a primitive.
         observe: is told of every use of a perturbed array.
+        flow: where data and perturbed arguments get to.
         calls: the equations of the calls and loops that are being evaluated.
     """
 
     rules: Mapping[str, PrimitiveRule]
     observe: Observer
+    flow: Flow
     calls: tuple[JaxprEqn, ...] = ()
 
     def evaluate(self, closed: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:

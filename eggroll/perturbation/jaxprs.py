@@ -257,6 +257,11 @@ def result_dtype(eqn: JaxprEqn) -> Any:
     return getattr(eqn.outvars[0].aval, "dtype")  # noqa: B009
 
 
+def result_shape(eqn: JaxprEqn) -> tuple[int, ...]:
+    """The shape of an equation's only result."""
+    return getattr(eqn.outvars[0].aval, "shape")  # noqa: B009
+
+
 def forwarded(jaxpr: Jaxpr) -> list[int | None]:
     """For each result of a jaxpr, which argument it is, unchanged; else None.
 

@@ -129,11 +129,7 @@ def make_plan(
     named = named_leaves(params)
     rules.check(path for path, _ in named)
     arrays = [(path, x) for path, x in named if is_array(x)]
-    probed = {
-        path
-        for path, x in arrays
-        if can_evolve(x.dtype, None) or can_evolve(x.dtype, rules.find(path))
-    }
+    probed = {path for path, x in arrays if can_evolve(x.dtype, rules.find(path))}
     uses, reached = record_uses(jaxpr, arrays, probed), reaches(jaxpr)
     idle = {
         path: _idle(reach, obey_stops=obey_stops)

@@ -1,4 +1,4 @@
-"""The rules for operations on perturbed arrays: products, lookups, views, scalings.
+"""The rules for operations on perturbed arrays: products, lookups, views.
 
 What has no rule is written out: correct, dearer, and reported to the observer.
 """
@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import JaxprEqn
 
-from eggroll.perturbation import jaxprs, meshes, views
+from eggroll.perturbation import jaxprs, joins, meshes, views
+from eggroll.perturbation.arithmetic import computing
 from eggroll.perturbation.array import Perturbed
 from eggroll.perturbation.interpreter import (
     Interpreter,
@@ -139,41 +140,8 @@ def _view(apply: Callable[[JaxprEqn, list[Any]], Any]) -> Callable:
 def _convert(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     leaf, dtype = operands[0], eqn.params["new_dtype"]
     is_float = leaf.is_quantised or jnp.issubdtype(leaf.dtype, jnp.floating)
-    stays = leaf.dtype == dtype or (is_float and jnp.issubdtype(dtype, jnp.floating))
+    stays = leaf.dtype == dtype or (is_float and jnp.issubdtype(dtype, jnp.inexact))
     return views.convert(leaf, dtype) if stays else None
-
-
-def _computing(rule: PrimitiveRule) -> PrimitiveRule:
-    """A rule that declines what is quantised, and has to be converted before."""
-
-    def careful(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
-        quantised = any(is_perturbed(x) and x.is_quantised for x in operands)
-        return None if quantised else rule(eqn, operands, run)
-
-    return careful
-
-
-def _scaled(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
-    """Multiplication or division by a number."""
-    leaf, number = operands
-    is_product = eqn.primitive.name == "mul"
-    if is_product and not is_perturbed(leaf):
-        leaf, number = number, leaf
-    if not is_perturbed(leaf) or is_perturbed(number) or jnp.ndim(number):
-        return None
-    number = jnp.asarray(number, leaf.dtype)  # as the function would round it
-    return views.scaled(leaf, jnp.multiply if is_product else jnp.divide, number)
-
-
-def _negated(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
-    leaf = operands[0]
-    return views.scaled(leaf, jnp.multiply, jnp.asarray(-1, leaf.dtype))
-
-
-def _concatenate(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
-    if not all(is_perturbed(x) for x in operands):
-        return None
-    return views.concatenate(operands, eqn.params["dimension"])
 
 
 def _reshape(eqn: JaxprEqn, operands: list[Any]) -> Perturbed:
@@ -198,7 +166,7 @@ def _split(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[Perturb
 def _stack(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     if not all(is_perturbed(x) for x in operands):
         return None
-    return views.stack(operands, eqn.params["axis"])
+    return joins.stack(operands, eqn.params["axis"])
 
 
 def _unstack(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[Perturbed]:
@@ -236,14 +204,10 @@ def _reshard(eqn: JaxprEqn, operands: list[Any]) -> Perturbed:
 
 
 RULES: dict[str, PrimitiveRule] = {
-    "dot_general": _computing(_dot_general),
-    "conv_general_dilated": _computing(_conv),
+    "dot_general": computing(_dot_general),
+    "conv_general_dilated": computing(_conv),
     "gather": _gather,
     "convert_element_type": _convert,
-    "mul": _computing(_scaled),
-    "div": _computing(_scaled),
-    "neg": _computing(_negated),
-    "concatenate": _concatenate,
     "stack": _stack,
     "unstack": _unstack,
     "optimization_barrier": _barrier,

@@ -14,13 +14,14 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
-from eggroll.perturbation import control_flow, jaxprs, primitives
+from eggroll.perturbation import arithmetic, control_flow, jaxprs, primitives
 from eggroll.perturbation.array import Perturbed
+from eggroll.perturbation.flow import flow
 from eggroll.perturbation.interpreter import Interpreter, Observer, Use, is_perturbed
 from eggroll.perturbation.places import line_of
 
 
-RULES = {**primitives.RULES, **control_flow.RULES}
+RULES = {**primitives.RULES, **arithmetic.RULES, **control_flow.RULES}
 
 
 def perturbed(fn: Callable, *, strict: bool = False) -> Callable:
@@ -60,10 +61,23 @@ def perturbed(fn: Callable, *, strict: bool = False) -> Callable:
 
 
 def evaluate(
-    jaxpr: ClosedJaxpr, args: Sequence[Any], observe: Observer
+    jaxpr: ClosedJaxpr, args: Sequence[Any], observe: Observer, params: int = 0
 ) -> list[jax.Array]:
-    """Evaluates a jaxpr with perturbed arguments; materialises its results."""
-    return Interpreter(RULES, observe).finish(jaxpr, jaxprs.as_traced(jaxpr, args))
+    """Evaluates a jaxpr with perturbed arguments; materialises its results.
+
+    Args:
+        jaxpr: a function.
+        args: its arguments.
+        observe: is told of every use of one that is perturbed.
+        params: how many of the arguments are parameters: those that are not perturbed
+            are the same for all members, which others may not be.
+    """
+    is_leaf = [is_perturbed(x) for x in args]
+    is_data = [not leaf and i >= params for i, leaf in enumerate(is_leaf)]
+    seen = flow(jaxpr, is_leaf, is_data)
+    return Interpreter(RULES, observe, seen).finish(
+        jaxpr, jaxprs.as_traced(jaxpr, args)
+    )
 
 
 def ignore(

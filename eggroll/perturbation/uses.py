@@ -106,7 +106,8 @@ def record_uses(
         probed: the paths of those that could be perturbed.
     """
     uses = {path: Uses(x.ndim) for path, x in named}
-    seen = flow(jaxpr, len(named))
+    n, rest = len(named), len(jaxpr.jaxpr.invars) - len(named)
+    seen = flow(jaxpr, [True] * n + [False] * rest, [False] * n + [True] * rest)
     multiplied = {named[k][0] for k in seen.multiplied}
 
     def observe(
@@ -130,7 +131,7 @@ def record_uses(
             _probe(path, x) if path in probed else x
             for (path, _), x in zip(named, zeros, strict=False)
         ]
-        return evaluate(jaxpr, [*probes, *zeros[len(probes) :]], observe)
+        return evaluate(jaxpr, [*probes, *zeros[len(probes) :]], observe, len(probes))
 
     jax.eval_shape(run)
     return uses

@@ -204,44 +204,41 @@ def scaled(leaf: Perturbed, operation: Callable, number: Array) -> Perturbed | N
     return Perturbed(weight, leaf.factors, scale, leaf.paths, leaf.looked_up)
 
 
-def concatenate(leaves: Sequence[Perturbed], axis: int) -> Perturbed | None:
-    """Joins perturbed arrays along a dimension, or returns None where it cannot.
+def scaled_along(
+    leaf: Perturbed, weight: Array, operation: Callable, rows: Array
+) -> Perturbed:
+    """Multiplies or divides by a number for each position along one dimension.
 
-    The parts keep ranks of their own: a part's factors are zero along the axis where
-    the other parts are. With n parts the thin products are n times as dear: still thin.
-    Where a part's factors do not vary along the axis (it is new, as in `stack`), one
-    more factor says where the part is.
+    Args:
+        leaf: the perturbed array.
+        weight: its weight, scaled.
+        operation: the multiplication or division.
+        rows: the numbers, with size 1 along all other dimensions.
     """
-    kinds = {len(x.factors) for x in leaves}
-    if len(kinds) > 1 or any(x.is_integer for x in leaves):
+    along = [d for d, n in enumerate(rows.shape) if n != 1]
+    vary = [all(f.shape[d] != 1 for d in along) for f in leaf.factors]
+    at, factors = vary.index(True) if any(vary) else 0, [*leaf.factors]
+    wide = factors[at].astype(leaf.accumulator)
+    factors[at] = operation(wide, rows[..., None])
+    return leaf.replace(weight, factors)
+
+
+def pad(
+    leaf: Perturbed, value: Array, config: Sequence[tuple[int, int, int]]
+) -> Perturbed | None:
+    """Pads with a constant, or returns None where that would need more factors."""
+    padded = {d for d, widths in enumerate(config) if any(widths)}
+    if leaf.is_integer or any(
+        all(shape[d] == 1 for shape in leaf.shapes) for d in padded
+    ):
         return None
-    weight = jnp.concatenate([x.weight for x in leaves], axis)
-    marked = any(all(f.shape[axis] == 1 for f in x.factors) for x in leaves)
-    # [P, Q] + [A Bᵀ, C Dᵀ] = [P, Q] + [A, C] [[B, 0], [0, D]]ᵀ
-    parts, before = [], 0
-    for x in leaves:
-        after = weight.shape[axis] - before - x.shape[axis]
-        parts.append(_placed(x, axis, (before, after), marked))
-        before += x.shape[axis]
-    factors = []
-    for same in zip(*parts, strict=True):
-        dims = jnp.broadcast_shapes(*(f.shape[:-1] for f in same))
-        wide = [jnp.broadcast_to(f, (*dims, f.shape[-1])) for f in same]
-        factors.append(jnp.concatenate(wide, -1))
-    paths = tuple(path for x in leaves for path in x.paths)
-    looked_up = all(x.looked_up for x in leaves)
-    return Perturbed(weight, factors, jnp.float32(1.0), paths, looked_up)
 
+    def one(factor: Array) -> Array:
+        vary = zip(config, factor.shape, strict=False)
+        widths = [w if n != 1 else (0, 0, 0) for w, n in vary]
+        return lax.pad(factor, jnp.zeros((), factor.dtype), [*widths, (0, 0, 0)])
 
-def stack(leaves: Sequence[Perturbed], axis: int) -> Perturbed | None:
-    """Joins perturbed arrays along a new dimension."""
-    dims = [d for d in range(leaves[0].ndim + 1) if d != axis]
-
-    def widened(leaf: Perturbed) -> Perturbed:
-        shape = [*leaf.shape[:axis], 1, *leaf.shape[axis:]]
-        return broadcast_in_dim(leaf, shape, dims)
-
-    return concatenate([widened(x) for x in leaves], axis)
+    return leaf.replace(lax.pad(leaf.weight, value, config), [*map(one, leaf.factors)])
 
 
 def tile(leaf: Perturbed, repeats: Sequence[int]) -> Perturbed:
@@ -252,20 +249,3 @@ def tile(leaf: Perturbed, repeats: Sequence[int]) -> Perturbed:
         return jnp.tile(factor, (*(1 if n == 1 else r for n, r in vary), 1))
 
     return leaf.replace(jnp.tile(leaf.weight, repeats), [*map(repeated, leaf.factors)])
-
-
-def _placed(
-    leaf: Perturbed, axis: int, around: tuple[int, int], marked: bool
-) -> list[Array]:
-    """The factors of a part of a longer array, with the scale in the first of them."""
-    first, *rest = [f.astype(leaf.accumulator) for f in leaf.factors]
-    pad = [(0, 0)] * (leaf.ndim + 1)
-    pad[axis] = around
-    factors = [
-        f if f.shape[axis] == 1 else jnp.pad(f, pad)
-        for f in (leaf.scale.thin(first), *rest)
-    ]
-    if marked:
-        dims = (leaf.shape[axis] if d == axis else 1 for d in range(leaf.ndim))
-        factors.append(jnp.pad(jnp.ones((*dims, leaf.rank), leaf.accumulator), pad))
-    return factors

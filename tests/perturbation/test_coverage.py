@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -26,7 +27,9 @@ def normal(*shape: int) -> jax.Array:
 
 P = {"w": normal(8, 12), "v": normal(9, 12)[1:], "g": normal(12), "b": normal(3, 4)}
 P["t"] = normal(7, 12)  # a table
-X = normal(5, 8)
+P["f"] = normal(1, 12)  # frozen
+X, EYE, ROW = normal(5, 8), jnp.eye(8, 12), normal(12)
+RULES = {"f": eggroll.frozen}
 SHARDING = NamedSharding(Mesh(np.array(jax.devices()[:2]), ("x",)), PartitionSpec("x"))
 IMAGE = normal(1, 8, 5)
 
@@ -77,6 +80,43 @@ PROGRAMS: dict[str, tuple[Any, dict[str, str]]] = {
             (x, p["w"][:, :8]),
         )[0],
         {},
+    ),
+    "plus a number": (lambda p, x: x @ (1 + p["w"]), {}),
+    "plus constants": (lambda p, x: x @ (p["w"] + EYE), {}),
+    "minus constants": (lambda p, x: x @ (p["w"] - EYE), {}),
+    "constants minus it": (lambda p, x: x @ (EYE - p["w"]), {}),
+    "sum of two": (lambda p, x: x @ (2 * p["w"] + p["v"]), {}),
+    "difference of two": (lambda p, x: x @ (p["w"] - p["v"] / 3), {}),
+    "a complex pair": (lambda p, x: (x @ (p["w"] + 1j * p["v"])).real, {}),
+    "a complex pair, made by lax": (
+        lambda p, x: jnp.abs(x @ lax.complex(p["w"], p["v"])),
+        {},
+    ),
+    "complex": (lambda p, x: jnp.abs(x * 1j @ p["w"]), {}),
+    "columns scaled": (lambda p, x: x @ (p["w"] * ROW), {}),
+    "columns divided": (lambda p, x: x @ (p["w"] / (2 + ROW)), {}),
+    "rows scaled": (lambda p, x: x @ (jnp.arange(8.0)[:, None] * p["w"]), {}),
+    "columns masked": (lambda p, x: x @ jnp.where(ROW > 0, p["w"], 0), {}),
+    "rows kept": (lambda p, x: x @ jnp.where(EYE[:, :1] > 0, -1.0, p["w"]), {}),
+    "padded": (lambda p, x: x @ jnp.pad(p["w"], ((0, 0), (2, 1))), {}),
+    "padded all round": (
+        lambda p, x: x[:, :6] @ lax.pad(p["w"], 0.5, [(-1, -1, 0), (1, 0, 1)]),
+        {},
+    ),
+    "joined with constants": (
+        lambda p, x: x @ jnp.concatenate([EYE, p["w"], 2 * EYE], 1),
+        {},
+    ),
+    "one of data added": (
+        lambda p, x: x @ (p["w"] + x.T @ x @ EYE),
+        {},
+    ),
+    "frozen scales": (lambda p, x: x @ (p["w"] * p["f"]), {}),
+    "data in the way": (lambda p, x: x @ (p["w"] * x[:1, :1]), {"w": "mul"}),
+    "elementwise mask": (lambda p, x: x @ (p["w"] * EYE), {"w": "mul"}),
+    "transposed sum": (
+        lambda p, x: x @ (p["w"][:, :8] + p["v"][:, :8].T),
+        {"v": "add", "w": "add"},
     ),
     "a row of scales": (lambda p, x: x @ (p["w"] * p["g"]), {"w": "mul"}),
     "a scale that evolves": (lambda p, x: x @ (p["w"] * p["g"][0]), {"w": "mul"}),
@@ -168,7 +208,7 @@ LINES = __file__.rsplit("/", 1)[-1]
 @each_program
 def test_coverage_names_what_takes_a_low_rank(program):
     fn, expected = program
-    report = eggroll.coverage(fn, P, X)
+    report = eggroll.coverage(fn, P, X, rules=RULES)
     lost = {x.layout.path: x.layout.lost for x in report.leaves if x.layout.lost}
     assert {path: x.primitive for path, x in lost.items()} == expected
     assert report.demoted == tuple(sorted(expected))
@@ -178,7 +218,7 @@ def test_coverage_names_what_takes_a_low_rank(program):
 
 
 def strict(fn):
-    es = eggroll.EvolutionStrategy(4, 0.1, strict=True)
+    es = eggroll.EvolutionStrategy(4, 0.1, strict=True, rules=RULES)
     jax.eval_shape(es.ask(fn), P, jax.random.key(0), X)
 
 
@@ -234,9 +274,29 @@ def test_a_composite_is_entered():
     assert eggroll.coverage(fn, P["w"], X).demoted == ()
 
 
+def test_frozen_leaves_are_constants_that_go_into_a_weight():
+    fn = PROGRAMS["frozen scales"][0]
+    es = eggroll.EvolutionStrategy(4, 0.1, strict=True, rules=RULES)
+
+    def run(key):
+        out, generation = es.ask(fn)(P, key, X)
+        return out[1], fn(es.member(generation, P, 1), X)
+
+    traced = quick.jit(run).trace(jax.random.key(0))
+    assert "f32[4,8,12]" not in str(traced.jaxpr)
+    np.testing.assert_allclose(*traced.lower().compile()(jax.random.key(0)), rtol=1e-4)
+
+
+def test_real_weights_meet_complex_numbers():
+    leaf = eggroll.Perturbed.matrix(P["w"], normal(8, 1), normal(12, 1), 0.1)
+    out, expected = 1j * X @ leaf, 1j * X @ leaf.materialise()
+    np.testing.assert_allclose(out.imag, expected.imag, rtol=1e-5, atol=1e-5)
+
+
 KEPT = {name: fn for name, (fn, lost) in PROGRAMS.items() if not lost}
+del KEPT["frozen scales"]  # `perturbed` alone cannot tell them from data
 
 
 @pytest.mark.parametrize("fn", KEPT.values(), ids=KEPT)
 def test_what_keeps_its_low_rank_agrees(fn):
-    agree(fn, P, X)
+    agree(fn, P, X, rules=RULES)

@@ -192,6 +192,19 @@ PROGRAMS = {
         lambda w, x: layers(w[1::2], layers(w[::2], x)), (4, 8, 8), X
     ),
     "transposed": Program(lambda w, x: layers(jnp.swapaxes(w, 1, 2), x), SQUARE, X),
+    "masked": Program(
+        lambda w, x: layers(jnp.where(MASK[:, None, None], w, 0), x), SQUARE, X
+    ),
+    "scaled layer by layer": Program(
+        lambda w, x: layers(w * jnp.arange(1.0, 4.0)[:, None, None], x), SQUARE, X
+    ),
+    "padded with layers": Program(
+        lambda w, x: layers(jnp.pad(w, ((1, 0), (0, 0), (0, 0))), x), SQUARE, X
+    ),
+    "joined with a constant layer": Program(
+        lambda w, x: layers(jnp.concatenate([w, jnp.eye(8)[None]]), x), SQUARE, X
+    ),
+    "added to its reverse": Program(lambda w, x: layers(w + w[::-1], x), SQUARE, X),
     # what has no cheap form is written out, with noise as independent
     "an expert a token, elementwise": Program(
         lambda w, x: jnp.sum(x[:, :, None] * w[experts(x)], axis=1),
@@ -216,12 +229,6 @@ PROGRAMS = {
         (24, 8),
         X,
         written_out="dynamic_slice",
-    ),
-    "masked": Program(
-        lambda w, x: layers(jnp.where(MASK[:, None, None], w, 0), x),
-        SQUARE,
-        X,
-        written_out="select_n",
     ),
 }
 each_program = pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)

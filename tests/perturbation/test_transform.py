@@ -337,8 +337,8 @@ def test_a_float32_weight_narrowed_by_the_function_agrees_to_the_narrow_rounding
 DEAR = {
     "used as a matrix and elementwise": (lambda w, x: (x @ w, jnp.abs(w)), "abs"),
     "product of itself": (lambda w, x: (x @ w) @ (w.T @ w), "dot_general"),
-    "joined with what is not perturbed": (
-        lambda w, x: (x @ w, x @ jnp.concatenate([w, jnp.ones((4, 1))], 1)),
+    "joined with activations": (
+        lambda w, x: (x @ w, x @ jnp.concatenate([w, (x @ w)[:4, :1]], 1)),
         "concatenate",
     ),
     "changed by a loop": (

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from eggroll import Perturbed
-from eggroll.perturbation import views
+from eggroll.perturbation import joins, views
 
 
 def normal(*shape: int) -> jax.Array:
@@ -68,7 +68,7 @@ VIEWS = {
         lambda x: jnp.tile(x, (3, 1, 2)),
     ),
     "stack": (
-        lambda x: views.stack([x, views.rev(x, (1,))], 2),
+        lambda x: joins.stack([x, views.rev(x, (1,))], 2),
         lambda x: jnp.stack([x, x[:, ::-1]], 2),
     ),
     "multiply": (
@@ -80,11 +80,11 @@ VIEWS = {
         lambda x: x / 3,
     ),
     "concatenate": (
-        lambda x: views.concatenate([x, views.rev(x, (1,)), x], 1),
+        lambda x: joins.concatenate([x, views.rev(x, (1,)), x], 1),
         lambda x: jnp.concatenate([x, x[:, ::-1], x], 1),
     ),
     "concatenate along what factors share": (
-        lambda x: views.concatenate([x, x], 0),
+        lambda x: joins.concatenate([x, x], 0),
         lambda x: jnp.concatenate([x, x], 0),
     ),
 }
@@ -110,7 +110,7 @@ def test_factors_keep_size_one_where_they_do_not_vary():
 def test_parts_of_different_rank_are_joined_by_adding_their_ranks():
     one = Perturbed.matrix(normal(4, 6), normal(4, 1), normal(6, 1), 0.3)
     two = Perturbed.matrix(normal(4, 6), normal(4, 2), normal(6, 2), 0.1)
-    joined = views.concatenate([one, two], 0)
+    joined = joins.concatenate([one, two], 0)
     assert joined is not None
     assert joined.rank == 3
     expected = jnp.concatenate([one.materialise(), two.materialise()])
