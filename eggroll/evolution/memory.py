@@ -162,5 +162,7 @@ def _bytes(variables: Iterable[Any]) -> int:
 def _inner(params: Iterable[Any]) -> Iterable[Jaxpr]:
     for value in params:
         for item in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(item, (Jaxpr, ClosedJaxpr)):
-                yield jaxprs.close(item).jaxpr
+            if isinstance(item, ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, Jaxpr):  # one with constants, too
+                yield item

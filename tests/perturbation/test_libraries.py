@@ -10,7 +10,9 @@ import re
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax
 import numpy as np
+import optimistix
 import pytest
 from flax import linen, nnx
 from jax import lax
@@ -230,3 +232,29 @@ def test_compiled_population_multiplies_by_each_weight_once():
         assert sum(weight in pair for pair in met) == 1, met
         assert f"f32[{members},{weight}]" not in hlo
     assert not re.search(r"dot\(.*_batch_dims=\{\d", hlo)
+
+
+# --- Solvers that keep a function, with its constants, in an equation
+
+
+def fixed_point(w, x):
+    gap = lambda y, _: y - jnp.tanh(0.1 * w @ y) - x
+    newton = optimistix.Newton(rtol=1e-6, atol=1e-6)
+    start = jnp.zeros(len(x))
+    return optimistix.root_find(gap, newton, start, throw=False, max_steps=8).value
+
+
+def solved(w, x):
+    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    operator = lineax.FunctionLinearOperator(lambda v: 0.1 * w @ v + v, shape)
+    gmres = lineax.GMRES(rtol=1e-6, atol=1e-6)
+    return lineax.linear_solve(operator, x, gmres, throw=False).value
+
+
+@pytest.mark.parametrize("solve", [fixed_point, solved])
+def test_implicit_solvers_agree_and_the_memory_they_take_is_found(solve):
+    report = agree(
+        solve, normal(4, 4), normal(4), written_out=("params",), tolerance=1e-4
+    )
+    assert "linear_solve" in str(report)
+    assert report.bytes_per_member > 4 * 4 * 4
