@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int8, Int32, Num
+from jaxtyping import Array, Float, Int8, Int32, Num, UInt
 
 from eggroll.evolution.shaping import scaled_down
 from eggroll.perturbation.layout import Layout
@@ -47,25 +47,69 @@ def pair_differences(fitness: Num[Array, " members"]) -> Int8[Array, " pairs"]:
     A sign tells less of what a pair has found than the difference does: 2/π of it, if
     the differences are normal. Beyond four times the mean size they are cut off.
     """
-    is_float = jnp.issubdtype(fitness.dtype, jnp.floating)
-    if is_float:
-        fitness, _ = scaled_down(fitness)  # so that no difference overflows
+    if not jnp.issubdtype(fitness.dtype, jnp.floating):
+        size = _distance(fitness[0::2], fitness[1::2])
+        scaled = _ratio(size, jnp.maximum(_mean(size), 1))
+        return pair_signs(fitness) * scaled.astype(jnp.int8)
+    fitness, _ = scaled_down(fitness)  # so that no difference overflows
     difference = fitness[0::2] - fitness[1::2]
-    if is_float:
-        difference = jnp.where(jnp.isfinite(difference), difference, 0)
-        size = jnp.mean(jnp.abs(difference))
-        scaled = jnp.round(MEAN * difference / jnp.where(size > 0, size, 1))
-        return jnp.clip(scaled, -127, 127).astype(jnp.int8)
-    size = jnp.maximum(_mean_size(difference), 1)
-    scaled = (jnp.abs(difference) * MEAN + size // 2) // size
-    return (jnp.sign(difference) * jnp.minimum(scaled, 127)).astype(jnp.int8)
+    difference = jnp.where(jnp.isfinite(difference), difference, 0)
+    size = jnp.mean(jnp.abs(difference))
+    scaled = jnp.round(MEAN * difference / jnp.where(size > 0, size, 1))
+    return jnp.clip(scaled, -127, 127).astype(jnp.int8)
 
 
-def _mean_size(x: Int32[Array, " pairs"]) -> Int32[Array, ""]:
-    """The mean magnitude, rounded down; taken in two stages, as a sum may overflow."""
+def _distance(
+    a: Num[Array, " pairs"], b: Num[Array, " pairs"]
+) -> UInt[Array, " pairs"]:
+    """Returns |a - b| of whole numbers (or truth values), of any size."""
+    above = a > b
+    if a.dtype.itemsize < 4:
+        a, b = a.astype(jnp.int32), b.astype(jnp.int32)
+    # Differences are right modulo 2^bits, and those that are asked for lie below it.
+    unsigned = jnp.uint64 if a.dtype.itemsize == 8 else jnp.uint32
+    a, b = a.astype(unsigned), b.astype(unsigned)
+    return jnp.where(above, a - b, b - a)
+
+
+def _ratio(x: UInt[Array, "*dims"], unit: UInt[Array, ""]) -> UInt[Array, "*dims"]:
+    """Returns MEAN · x / unit, rounded to nearest and at most 127.
+
+    By long division, bit after bit: no product is formed that could overflow.
+    """
+    ratio, rest = x // unit, x % unit
+    ratio = jnp.minimum(ratio, 128 // MEAN)  # that much is cut off in any case
+    for _ in range(MEAN.bit_length() - 1):
+        is_one = rest >= unit - rest
+        rest = jnp.where(is_one, rest - (unit - rest), rest + rest)
+        ratio = 2 * ratio + is_one
+    return jnp.minimum(ratio + (rest >= unit - unit // 2), 127)
+
+
+def _mean(x: UInt[Array, " pairs"]) -> UInt[Array, ""]:
+    """The mean, rounded down; in two stages, as votes have been counted from the first.
+
+    (Each is rounded down: the result is that of one stage, or one less.)
+    """
     rows = math.gcd(x.shape[0], 2**10)
-    sums = jnp.sum(jnp.abs(x).reshape(rows, -1), axis=1) // (x.shape[0] // rows)
-    return jnp.sum(sums) // rows
+    return _floored_mean(_floored_mean(x.reshape(rows, -1)))
+
+
+def _floored_mean(x: UInt[Array, "*dims count"]) -> UInt[Array, "*dims"]:
+    """The mean along the last axis, rounded down.
+
+    The sum is kept as its quotient and remainder by the count, which cannot overflow.
+    """
+    count = x.shape[-1]  # a number of Python: reductions close over nothing else
+
+    def add(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+        quotient, rest = a[0] + b[0], a[1] + b[1]
+        carry = (rest >= count).astype(x.dtype)
+        return quotient + carry, rest - carry * count
+
+    zero = jnp.zeros((), x.dtype)
+    parts = (x // count, x % count)
+    return lax.reduce(parts, (zero, zero), add, (x.ndim - 1,))[0]
 
 
 # Of the two kinds of weights, with the standard deviation of normal differences' ones.

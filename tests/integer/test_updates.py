@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,6 +113,54 @@ def test_differences_agree_with_numpy(pairs):
     # The mean is taken in two stages here: it may be off by two.
     expected = reference.pair_difference(fitness)
     assert np.max(np.abs(got - expected)) <= 1
+
+
+def at_the_ends_of(dtype, pairs):
+    """Fitness of every size that a type has room for, its extremes included."""
+    rng = np.random.default_rng(pairs)
+    low, high = jnp.iinfo(dtype).min, jnp.iinfo(dtype).max
+    ends = rng.choice(np.array([low, low + 1, 0, 1, high - 1, high], dtype), 2 * pairs)
+    small = rng.integers(0, 10, 2 * pairs, dtype=dtype)
+    middle = rng.integers(low, high, 2 * pairs, dtype=dtype, endpoint=True)
+    mixed = np.choose(rng.integers(0, 3, 2 * pairs), [ends, small, middle])
+    return [ends, small, middle, mixed]
+
+
+def exact_differences(fitness):
+    """As `reference.pair_difference`, with integers of any size."""
+    values = [int(x) for x in fitness]
+    difference = [a - b for a, b in zip(values[0::2], values[1::2], strict=True)]
+    rows = math.gcd(len(difference), 1024)
+    count = len(difference) // rows
+    sizes = [abs(x) for x in difference]
+    means = [sum(sizes[i : i + count]) // count for i in range(0, len(sizes), count)]
+    unit = max(sum(means) // rows, 1)
+    sign = lambda x: (x > 0) - (x < 0)
+    return [sign(x) * min((32 * abs(x) + unit // 2) // unit, 127) for x in difference]
+
+
+TYPES = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_differences_are_exact_at_the_ends_of_every_type(dtype):
+    with jax.enable_x64(dtype.endswith("64")):
+        weigh = jax.jit(pair_differences)
+        for pairs in (1, 7, 96, 4099):
+            for fitness in at_the_ends_of(dtype, pairs):
+                found = weigh(jnp.asarray(fitness))
+                np.testing.assert_array_equal(found, exact_differences(fitness))
+
+
+def test_differences_of_small_types_do_not_wrap_round():
+    found = pair_differences(jnp.array([0, 1, 9, 3], jnp.uint8))
+    np.testing.assert_array_equal(found, [-11, 64])  # of a mean size of 3
+    found = pair_differences(jnp.array([100, -100, 1, 0], jnp.int8))
+    np.testing.assert_array_equal(found, [64, 0])
+    found = pair_differences(jnp.array([True, False, True, True]))
+    np.testing.assert_array_equal(found, [32, 0])
+    far = jnp.array([2**31 - 1, -(2**31), 0, 2**30], jnp.int32)
+    np.testing.assert_array_equal(pair_differences(far), [51, -13])
 
 
 @pytest.mark.parametrize(
