@@ -62,4 +62,5 @@ def _mean(values: Float[Array, "..."], axis: int | None = -1) -> Float[Array, ".
     """Means over the usable members; 0 where there is none."""
     usable = jnp.isfinite(values)
     total = jnp.sum(jnp.where(usable, values, 0), axis=axis, keepdims=True)
-    return total / jnp.maximum(jnp.sum(usable, axis=axis, keepdims=True), 1)
+    count = jnp.sum(usable, axis=axis, keepdims=True, dtype=total.dtype)
+    return total / jnp.maximum(count, 1)

@@ -120,7 +120,7 @@ def scaled(
     dtype = own if dtype is None else jnp.dtype(dtype)
     if total is None:
         return jnp.zeros(layout.shape, dtype)
-    wide = jnp.promote_types(dtype, jnp.float32)
+    wide = jnp.float64 if dtype == jnp.float64 else jnp.float32
     scale = unit_scale(layout, noise) / layout.sigma_scale
     grads = (-scale * factor * total).astype(wide) * unit.astype(wide)
     limit = jnp.finfo(dtype).max.astype(wide)

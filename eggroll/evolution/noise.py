@@ -171,7 +171,7 @@ def _words(
     def block(pairs: UInt32[Array, " some"]) -> Any:
         shape = (pairs.shape[0], len(counters))
         pair, word = jnp.broadcast_to(pairs[:, None], shape), jnp.asarray(counters)
-        return threefry2x32((key[0], key[1]), (pair, jnp.broadcast_to(word, shape)))
+        return threefry2x32((key[:1], key[1:]), (pair, jnp.broadcast_to(word, shape)))
 
     count = pairs.shape[0]
     rows = -(-count // _BLOCKS)

@@ -178,6 +178,8 @@ class Perturbed:
     @property
     def accumulator(self) -> jnp.dtype:
         """The type that products are summed in: float32 or wider, or int32."""
+        if self.dtype.itemsize == 1 and jnp.issubdtype(self.dtype, jnp.floating):
+            return jnp.dtype(jnp.float32)  # floats of 8 bits are promoted to nothing
         wide = jnp.int32 if self.is_integer else jnp.float32
         return jnp.promote_types(self.dtype, wide)
 
