@@ -97,6 +97,27 @@ def _selected(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     return views.scaled_along(leaf, weight, jnp.multiply, rows)
 
 
+def _replaced(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
+    """Constants in the place of some rows, `w.at[rows].set(0)`: those do not evolve."""
+    leaf, indices, updates = operands
+    if not is_perturbed(leaf) or not _takes_constants(eqn, 0, operands, run):
+        return None
+    numbers: lax.ScatterDimensionNumbers = eqn.params["dimension_numbers"]
+    along = {*numbers.scatter_dims_to_operand_dims}
+    kept = [d for d in range(leaf.ndim) if d not in numbers.inserted_window_dims]
+    sizes = [updates.shape[d] for d in numbers.update_window_dims]
+    if len(along) != 1 or numbers.operand_batching_dims:
+        return None
+    pairs = zip(kept, sizes, strict=True)
+    if any(n != leaf.shape[d] for d, n in pairs if d not in along):
+        return None
+    put = lambda x, value: jaxprs.rebind(eqn, [x, indices, value])[0]
+    rows = put(jnp.ones_like(leaf.weight), jnp.zeros_like(updates))
+    rows = _compact(rows, along).astype(leaf.accumulator)
+    weight = put(leaf.weight, updates)
+    return views.scaled_along(leaf, weight, jnp.multiply, rows)
+
+
 def _padded(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     leaf = operands[0]
     if not is_perturbed(leaf) or not _constants(eqn, (1,), run):
@@ -156,6 +177,7 @@ RULES: dict[str, PrimitiveRule] = {
     "div": computing(_scaled),
     "neg": computing(_negated),
     "select_n": computing(_selected),
+    "scatter": computing(_replaced),
     "pad": computing(_padded),
     "concatenate": _concatenated,
 }

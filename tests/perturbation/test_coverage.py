@@ -29,6 +29,7 @@ P = {"w": normal(8, 12), "v": normal(9, 12)[1:], "g": normal(12), "b": normal(3,
 P["t"] = normal(7, 12)  # a table
 P["f"] = normal(1, 12)  # frozen
 X, EYE, ROW = normal(5, 8), jnp.eye(8, 12), normal(12)
+ORDER = jnp.array([5, 2, 2])
 RULES = {"f": eggroll.frozen}
 SHARDING = NamedSharding(Mesh(np.array(jax.devices()[:2]), ("x",)), PartitionSpec("x"))
 IMAGE = normal(1, 8, 5)
@@ -98,6 +99,16 @@ PROGRAMS: dict[str, tuple[Any, dict[str, str]]] = {
     "rows scaled": (lambda p, x: x @ (jnp.arange(8.0)[:, None] * p["w"]), {}),
     "columns masked": (lambda p, x: x @ jnp.where(ROW > 0, p["w"], 0), {}),
     "rows kept": (lambda p, x: x @ jnp.where(EYE[:, :1] > 0, -1.0, p["w"]), {}),
+    "first row zero": (lambda p, x: x @ p["w"].at[0].set(0), {}),
+    "some columns zero": (lambda p, x: x @ p["w"].at[:, ORDER].set(0), {}),
+    "last rows constant": (lambda p, x: x @ p["w"].at[5:].set(EYE[:3]), {}),
+    "rows out of bounds": (
+        lambda p, x: x @ p["w"].at[ORDER + 4].set(-1.0, mode="drop"),
+        {},
+    ),
+    "a block zero": (lambda p, x: x @ p["w"].at[:2, :3].set(0), {"w": "scatter"}),
+    "a row of data": (lambda p, x: x @ p["w"].at[:, 0].set(x[0]), {"w": "scatter"}),
+    "a row added": (lambda p, x: x @ p["w"].at[0].add(1), {"w": "scatter-add"}),
     "padded": (lambda p, x: x @ jnp.pad(p["w"], ((0, 0), (2, 1))), {}),
     "padded all round": (
         lambda p, x: x[:, :6] @ lax.pad(p["w"], 0.5, [(-1, -1, 0), (1, 0, 1)]),

@@ -195,6 +195,9 @@ PROGRAMS = {
     "masked": Program(
         lambda w, x: layers(jnp.where(MASK[:, None, None], w, 0), x), SQUARE, X
     ),
+    "a layer replaced": Program(
+        lambda w, x: layers(jnp.tile(w, (2, 1, 1)).at[1].set(jnp.eye(8)), x), SQUARE, X
+    ),
     "scaled layer by layer": Program(
         lambda w, x: layers(w * jnp.arange(1.0, 4.0)[:, None, None], x), SQUARE, X
     ),
