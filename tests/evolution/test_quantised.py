@@ -53,6 +53,7 @@ TOKENS = jnp.array([1, 0, 7])
 ask = quick.jit(ES.ask(apply))
 
 
+@pytest.mark.slow
 def test_a_population_is_that_of_the_same_numbers_as_floats():
     whole, floats = params(), jax.tree.map(lambda x: x.astype(jnp.float32), params())
     (ours, generation), (theirs, other) = (ask(p, KEY, TOKENS) for p in (whole, floats))

@@ -57,6 +57,7 @@ def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(
     assert rows[1]["baseline/spread"] == pytest.approx(rows[1]["fitness/spread"], 1e-5)
 
 
+@pytest.mark.slow
 def test_members_are_weighed_by_what_they_deviate_from_the_baseline(tmp_path):
     settings = config(tmp_path, "algorithm=eggroll", RULE, CENTRE, "optimizer=sgd")
     experiment = training.prepare(settings)

@@ -197,6 +197,7 @@ def test_they_take_about_a_quarter_of_float32_s_memory(model, dtype, most):
     assert bytes_of(whole) <= most * bytes_of(params)
 
 
+@pytest.mark.slow
 def test_generating_makes_no_float_copy_of_the_weights(monkeypatch):
     """Neither of the stack of layers nor of the embedding, in a loop over tokens."""
     monkeypatch.setattr(int8, "BLOCK", 2**16)

@@ -51,6 +51,7 @@ def likelihood(params):
     return score(MODEL, params, TOKENS, STARTS, ENDS).mean()
 
 
+@pytest.mark.slow
 def test_members_are_explicitly_perturbed_models():
     """Base, noise and steps in their order: (q + sigma_q A Bᵀ) s, member by member."""
     outputs, generation = quick.jit(ES.ask(likelihood))(PARAMS, jax.random.key(2))
@@ -91,6 +92,7 @@ def evolved(dtype, steps: int) -> Any:
     return quick.jit(run)(PARAMS)
 
 
+@pytest.mark.slow
 def test_log_likelihood_improves_by_steps_below_one():
     (after, _), (values, largest) = evolved(jnp.int8, 40)
     assert values[-1] > values[0] + 2

@@ -39,6 +39,7 @@ def asked(model, *more, prompt="abc"):
     return speak.main([*words, *more])
 
 
+@pytest.mark.slow
 def test_an_answer_is_what_is_generated_after_the_template(file, capsys):
     needs_the_extra()
     config, params = gguf.load(file)

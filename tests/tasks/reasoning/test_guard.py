@@ -238,6 +238,8 @@ def test_a_killed_worker_is_replaced(guard):
 
 
 def test_ctrl_c_ends_a_score_and_its_workers():
+    # Which is ignored where the tests run in the background of a shell.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     guard = Guard(find("reasoning_rewards:behave"), deadline=60)
     scored(guard, ["well"])
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
@@ -249,6 +251,7 @@ def test_ctrl_c_ends_a_score_and_its_workers():
     assert all(worker.process is None for worker in guard._workers)
     assert scored(guard, ["well"]).scores == [1]
     guard.close()
+    signal.signal(signal.SIGINT, before)
 
 
 NOTEBOOK = """

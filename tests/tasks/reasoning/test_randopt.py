@@ -82,6 +82,7 @@ def members(run):
     return [write(i) for i in range(6)]
 
 
+@pytest.mark.slow
 def test_members_stay_and_what_they_got_is_added_up(run, members):
     experiment, _, outcome = run
     task, total = experiment.task, np.zeros(6)
@@ -101,6 +102,7 @@ def test_members_stay_and_what_they_got_is_added_up(run, members):
     jax.tree.map(np.testing.assert_array_equal, outcome.state.params, start.params)
 
 
+@pytest.mark.slow
 def test_the_best_members_vote_and_before_any_step_the_model_answers_alone(
     run, members
 ):

@@ -130,6 +130,7 @@ def test_a_step_is_the_same_whenever_it_is_made(checkpoint, sampled):
     jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
 
 
+@pytest.mark.slow
 def test_grpo_learns_on_the_same_task(checkpoint):
     task = {"temperature": 1.0, "completions": 2, "grpo": {"minibatches": 2}}
     experiment = prepare(config(checkpoint, "grpo", **task))
@@ -142,6 +143,7 @@ def test_grpo_learns_on_the_same_task(checkpoint):
     assert np.isfinite(figures["gradient/norm"])
 
 
+@pytest.mark.slow
 def test_a_likelihood_is_that_of_the_answers_tokens(checkpoint):
     task = Likelihood(checkpoint=checkpoint, examples=2, **ADDITION)
     params, data = task.init(jax.random.key(0)), task.batch((), 0, jax.random.key(0))
