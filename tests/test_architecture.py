@@ -128,6 +128,6 @@ def test_the_import_costs_little_more_than_that_of_optax():
     def seconds(package: str) -> float:
         # Of the processor, which other work on the machine does not prolong.
         program = f"import time, {package}; print(time.process_time())"
-        return min(float(printed(program)[0]) for _ in range(3))
+        return min(float(printed(program)[0]) for _ in range(5))
 
     assert seconds("eggroll") <= seconds("optax") + 0.3

@@ -26,18 +26,11 @@ from eggroll import EvolutionStrategy, shaping
 ERRORS, REPEATS, PAIRS = 5, 16, 512
 # One of each kind; `make test-slow` runs the others, too.
 QUICK = {
-    "bfloat16",
-    "checkified",
     "donated",
     "equinox_state",
-    "linen_batchnorm",
     "nnx_batchnorm",
     "nnx_direct",
-    "nnx_dropout",
-    "nnx_split",
-    "pmap",
     "shard_map",
-    "vmap_seeds",
     "x64",
 }
 each = [

@@ -189,7 +189,10 @@ def wait_for_step(metrics: Path, step: int) -> None:
     raise TimeoutError(metrics)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+INTERRUPTED = pytest.param(signal.SIGINT, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, INTERRUPTED])
 def test_a_process_that_is_stopped_anywhere_resumes_to_the_same_parameters(
     path, tmp_path, number
 ):

@@ -192,7 +192,7 @@ FULL = {"rank": 2, "noise": "gaussian", "antithetic": False, "chunk_size": 3}
 
 @pytest.mark.parametrize(
     ("own", "settings"),
-    [(False, {}), (True, FULL)],
+    [pytest.param(False, {}, marks=pytest.mark.slow), (True, FULL)],
     ids=["one key, at once", "a key each, in chunks"],
 )
 def test_each_shard_gets_value_and_gradient_of_its_own_data(own, settings):

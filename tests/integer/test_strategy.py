@@ -95,7 +95,10 @@ def perturbed(strategy, generation, params, member):
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 
-@each_mode
+@pytest.mark.parametrize(
+    "mode",
+    [x if x == "default" else pytest.param(x, marks=pytest.mark.slow) for x in MODES],
+)
 def test_each_member_agrees_with_numpy_bit_for_bit(mode):
     strategy, fitness, after, generation, _ = results(mode)
     arithmetic = "paper" if strategy.rounding == "floor" else "default"

@@ -97,7 +97,10 @@ def test_each_trial_and_seed_is_an_ordinary_run_with_the_overrides(path, tmp_pat
             assert metrics.read(run.metrics)[-1]["validation/error"] == result.value
 
 
-@pytest.mark.parametrize("stop", [kill, interrupt])
+KILLED = pytest.param(kill, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("stop", [KILLED, interrupt])
 def test_a_stopped_sweep_goes_on_as_if_it_had_never_stopped(
     path, tmp_path, monkeypatch, stop
 ):
@@ -138,6 +141,7 @@ def test_a_run_that_ended_just_before_the_sweep_was_killed_counts(path):
     assert not any("resuming" in text for text in said)
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_recorded_and_the_others_go_on(tmp_path):
     choices = {"breaks_at": [2, 100], "inputs": [0, 3]}
     path = write(tmp_path, choices, "algorithm=eggroll", task="Broken")

@@ -123,6 +123,7 @@ def test_validation_of_the_mean_policy_is_that_of_a_plain_loop():
     assert metrics["return"] == np.mean(returns)
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(tmp_path):
     extra = {"normalise_observations": True, "episodes": 2}
     alone, _ = a_step(config(tmp_path, **extra))
@@ -154,6 +155,7 @@ def test_a_nan_reward_voids_its_member_alone(tmp_path):
     assert np.isfinite(metrics["fitness/mean"])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(tmp_path):
     settings = {
         "algorithm": "openes",

@@ -193,6 +193,7 @@ def test_a_step_is_compiled_once(tmp_path):
     assert experiment.algorithm.step._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
 
 
+@pytest.mark.slow
 def test_devices_change_results_by_rounding_only(tmp_path):
     states = []
     for devices in (1, 4):

@@ -36,7 +36,7 @@ def kill():
             ("strategy.sigma_adaptation=spread_target",),
             marks=pytest.mark.slow,
         ),
-        ("ScoredOutside", ()),
+        pytest.param("ScoredOutside", (), marks=pytest.mark.slow),
     ],
     ids=["with a sigma that adapts", "scored on the host"],
 )

@@ -69,6 +69,7 @@ def test_every_matrix_is_perturbed_by_low_rank_and_none_is_written_out(
     assert sorted(x for x, low in ranks.items() if low) == sorted(MATRICES + heads)
 
 
+@pytest.mark.slow
 def test_each_member_generates_as_its_weights_written_out_do(model, params, prompts):
     def complete(params, prompts, lengths):
         return generate(

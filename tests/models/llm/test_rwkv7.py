@@ -256,10 +256,8 @@ def test_no_matrix_is_written_out_and_vectors_are_full_rank(reading, params):
         assert bool(layout.cols) == (dims == 2), layout.path
 
 
-SCANNED = pytest.param(False, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("unrolled", [SCANNED, True])
+@pytest.mark.slow
+@pytest.mark.parametrize("unrolled", [False, True])
 def test_members_generate_as_models_with_their_weights_do(unrolled, getkey):
     model = RWKV7(SMALL, unrolled)
     params = jax.tree.map(jnp.asarray, parity_rwkv.params_of(SMALL))
