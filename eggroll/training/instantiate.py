@@ -28,13 +28,15 @@ from eggroll.task.protocol import Task
 
 
 @contextlib.contextmanager
-def blaming(setting: str) -> Iterator[None]:
-    """Turns a `ValueError` about values into one about the setting they came from."""
+def blaming(
+    setting: str, kinds: tuple[type[Exception], ...] = (ValueError, TypeError)
+) -> Iterator[None]:
+    """Turns errors of some kinds into one about the setting that they came from."""
     try:
         yield
     except UserError:
         raise
-    except (ValueError, TypeError) as error:
+    except kinds as error:
         raise UserError(f"{setting}: {error}") from error
 
 

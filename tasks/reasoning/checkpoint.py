@@ -1,9 +1,8 @@
 """The language model that a task starts from: a checkpoint, or what is known of it."""
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from eggroll import Task, UserError
 from eggroll.task import Export
+from eggroll.training import instantiate
 from models.llm import pretrained
 from models.llm.interface import LanguageModel
 from models.llm.published import PUBLISHED, Published
@@ -24,6 +24,10 @@ from tasks.reasoning.verifier import Verifier
 
 SEEN = 4096  # rows that are looked at before a run: all but of the largest datasets
 Prompt = str | Sequence[Mapping[str, str]]
+# Of what is read from files or imported, mistakes come as errors of these kinds.
+blaming = functools.partial(
+    instantiate.blaming, kinds=(ValueError, OSError, ImportError)
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -234,17 +238,6 @@ class FromCheckpoint(Task):
         with blaming("checkpoint"):
             tokens = self.words.chat(turns, **options)
         return [*tokens, *self.words.encode(self.prefix, begins=False)]
-
-
-@contextlib.contextmanager
-def blaming(setting: str) -> Iterator[None]:
-    """Turns what is wrong with a value into a mistake in the setting it came from."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (ValueError, OSError, ImportError) as error:
-        raise UserError(f"{setting}: {error}") from error
 
 
 def padded(rows: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from eggroll import UserError
-from models.llm.scoring import log_likelihoods
-from tasks.reasoning.checkpoint import FromCheckpoint, padded
+from models.llm.scoring import score
+from tasks.reasoning.checkpoint import SEEN, FromCheckpoint, padded
 from tasks.reasoning.rows import Row
 
 
@@ -57,7 +57,8 @@ class Likelihood(FromCheckpoint):
 
     def ready(self) -> None:
         super().ready()
-        self._tokens(self.data.train[0])
+        for row in (*self.data.validation, *self.data.train[:SEEN]):
+            self._tokens(row)
 
     def batch_like(self) -> Examples:
         shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
@@ -87,22 +88,24 @@ class Likelihood(FromCheckpoint):
                 f"from, such as to {row.prompt!r:.60}"
             )
         answer = [*self.words.encode(solution, begins=False), *self.end_tokens[:1]]
-        return self.tokens_of(row.prompt), answer[: self.new_tokens]
+        if len(answer) > self.new_tokens:
+            raise UserError(
+                f"new_tokens: expected answers of at most {self.new_tokens} tokens, "
+                f"the end included, got {len(answer)} of {solution!r:.80}"
+            )
+        return self.tokens_of(row.prompt), answer
 
     def evaluate(
         self, params: PyTree, data: Examples, carry: tuple, key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], tuple, dict[str, Any]]:
         del key
         total, tokens = self._read(params, data)
-        fitness = jnp.sum(total) / jnp.maximum(jnp.sum(tokens), 1)
+        fitness = jnp.sum(total) / jnp.sum(tokens)
         return fitness, carry, {"steps": jnp.sum(tokens), "metrics": {"loss": -fitness}}
 
     def _read(self, params: PyTree, data: Examples) -> tuple[Array, Array]:
         """The log-likelihood of each answer, and how many tokens it has."""
-        each = log_likelihoods(self.language_model, params, data.tokens)
-        place = jnp.arange(data.tokens.shape[1])
-        counts = (place >= data.starts[:, None]) & (place < data.lengths[:, None])
-        return jnp.sum(each, axis=1, where=counts), jnp.sum(counts, axis=1)
+        return score(self.language_model, params, *data), data.lengths - data.starts
 
     def validate(
         self, params: PyTree, state: tuple, key: PRNGKeyArray

@@ -190,6 +190,12 @@ def test_what_a_run_lacks_is_told_before_it(checkpoint, settings, said):
         task.ready()
 
 
+def test_answers_that_would_be_cut_off_are_refused_before_a_run(checkpoint):
+    short = ADDITION | {"new_tokens": 1}
+    with pytest.raises(UserError, match=r"answers of at most 1 tokens.* got [23] of"):
+        Likelihood(checkpoint=checkpoint, examples=2, **short).ready()
+
+
 def test_files_that_are_missing_are_named_with_how_to_get_them(capsys, tmp_path):
     where = str(tmp_path / "model")
     command = ["train", "configs/reasoning/qwen2.5_0.5b_countdown.yaml"]
