@@ -15,7 +15,7 @@ PARITY := .venv-parity/bin
 PARITY_STAMP := .venv-parity/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo results-control demo-language demo-llm demo-reasoning smollm2 results-language test test-newest test-slow test-parity lint format types wheel clean
+.PHONY: help venv demo results-control demo-language demo-llm demo-reasoning smollm2 results-language results-reasoning test test-newest test-slow test-parity lint format types wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -55,6 +55,11 @@ results-control: venv  ## compare EGGROLL, OpenES and PPO on eight environments 
 results-language: venv  ## compare integer and float language models (an hour)
 	$(BIN)/python -m benchmarks.pretraining run $(if $(SHAKESPEARE),--shakespeare '$(SHAKESPEARE)')
 	$(BIN)/python -m benchmarks.pretraining time
+
+results-reasoning: EXTRAS := cli,dev,llm
+results-reasoning: venv  ## compare EGGROLL, OpenES, GRPO, MeZO and RandOpt (hours)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	$(BIN)/python -m benchmarks.reasoning run --lanes 2
 
 test: venv  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

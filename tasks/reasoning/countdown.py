@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from tasks.reasoning.answers import tagged
 from tasks.reasoning.verifier import Verifier
@@ -128,15 +128,18 @@ def _tokens(text: str) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Countdown(Verifier):
-    """Pays for an expression in the last `<answer>` tag that reaches the target.
+    """Pays for an expression that reaches the target.
 
     Attributes:
+        take: where the expression stands: "tag", in the last `<answer>`; "all", the
+            whole completion is it.
         at_most_once: numbers may be left out; otherwise each is used exactly once.
         solved: what a right expression gets.
         form: what another well-formed expression gets.
         floor: what all else gets.
     """
 
+    take: Literal["tag", "all"] = "tag"
     at_most_once: bool = False
     solved: float = 1.0
     form: float = 0.1
@@ -144,10 +147,22 @@ class Countdown(Verifier):
 
     columns = ("numbers", "target")
 
+    def __post_init__(self):
+        if self.take not in ("tag", "all"):
+            raise ValueError(f"take must be tag or all, got {self.take!r}")
+
+    def expression(self, completion: str) -> str | None:
+        """What should be an expression; None where there is none."""
+        return tagged(completion) if self.take == "tag" else completion
+
+    def answer_of(self, completion: str) -> str:
+        """The expression as it is compared with others': without spaces."""
+        return "".join((self.expression(completion) or "").split())
+
     def score(
         self, completion: str, *, numbers: Sequence[int], target: int | str
     ) -> float:
-        text = tagged(completion)
+        text = self.expression(completion)
         found = None if text is None else evaluate(text)
         if found is None:
             return self.floor
@@ -159,4 +174,6 @@ class Countdown(Verifier):
     def reference(
         self, *, solution: str | None = None, **columns: object
     ) -> str | None:
-        return None if solution is None else f"<answer>{solution}</answer>"
+        if solution is None or self.take == "all":
+            return solution
+        return f"<answer>{solution}</answer>"

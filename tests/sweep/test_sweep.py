@@ -84,6 +84,7 @@ def test_a_range_is_searched_evenly_on_its_scale_and_within_its_bounds():
     assert abs(counts[1] - 500).max() < 5 * (2000 * 0.25 * 0.75) ** 0.5
 
 
+@pytest.mark.slow
 def test_each_trial_and_seed_is_an_ordinary_run_with_the_overrides(path, tmp_path):
     found = search(path, ("generations", "5"), ("seed", "3"))
     assert found.path == tmp_path / "runs" / "line-sweep"
@@ -209,6 +210,7 @@ def test_what_the_command_line_gives_is_not_searched(path):
         search(path, ("learning_rate", "0.5"), ("batch-size", "8"))
 
 
+@pytest.mark.slow
 def test_another_space_or_setting_does_not_mix_into_a_sweep(path, tmp_path):
     search(path, trials=1, seeds=1)
     with pytest.raises(UserError, match=r"budget.generations was 12 and is 5 now"):
@@ -221,6 +223,7 @@ def test_another_space_or_setting_does_not_mix_into_a_sweep(path, tmp_path):
     assert search(path, ("name", "other")).path.name == "other-sweep"
 
 
+@pytest.mark.slow
 def test_a_sweep_may_be_moved(path, tmp_path):
     first = search(path, seeds=1)
     shutil.move(tmp_path / "runs", tmp_path / "moved")

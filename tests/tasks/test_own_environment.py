@@ -33,6 +33,7 @@ def test_the_example_has_forty_lines_or_fewer():
     assert len(lines) <= 40
 
 
+@pytest.mark.slow
 def test_the_example_trains_from_its_config(hover, tmp_path):
     from eggroll import runs, training
     from eggroll.config import load

@@ -15,6 +15,8 @@ from eggroll.runs.checkpoint import checksums
 
 RULE = "strategy.sigma_adaptation"
 WIDE = f"{RULE}={{name: spread_target, rate: 0.2, highest: 2.0}}"
+CENTRED = "Remembering", "eggroll", f"{RULE}=one_fifth_success"
+ON_THE_HOST = "ScoredOutside", "openes", f"{RULE}=one_fifth_success"
 
 
 class Killed(BaseException):
@@ -28,11 +30,10 @@ def kill():
 @pytest.mark.parametrize(
     ("task", "algorithm", "rule"),
     [
-        ("Remembering", "eggroll", f"{RULE}=one_fifth_success"),
-        ("ScoredOutside", "openes", f"{RULE}=one_fifth_success"),
-        ("ScoredOutside", "eggroll", WIDE),
+        pytest.param(*CENTRED, id="with a centre", marks=pytest.mark.slow),
+        pytest.param(*ON_THE_HOST, id="scored on the host", marks=pytest.mark.slow),
+        pytest.param("ScoredOutside", "eggroll", WIDE, id="with options"),
     ],
-    ids=["with a centre", "scored on the host", "with options"],
 )
 def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(
     tmp_path, monkeypatch, task, algorithm, rule
@@ -54,6 +55,7 @@ def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(
     assert resumed.state.opt_state.sigma.sigma not in sigmas  # of the step to come
 
 
+@pytest.mark.slow
 def test_the_sigma_of_the_state_is_the_one_that_members_are_perturbed_with(tmp_path):
     settings = config(tmp_path, "algorithm=openes", WIDE)
     experiment = training.prepare(settings)

@@ -160,3 +160,18 @@ def test_the_time_is_bounded():
         long = "*".join([inside] * (LONGEST // (len(inside) + 1)))
         assert Countdown().score(f"<answer>{long}</answer>", **columns) <= 0.1
     assert time.perf_counter() - begun < 1
+
+
+def test_a_whole_completion_may_be_the_expression():
+    reward, columns = Countdown(take="all"), {"numbers": [3, 5, 7], "target": 56}
+    assert reward.score(" (3 + 5) * 7", **columns) == 1.0
+    assert reward.score("<answer>(3 + 5) * 7</answer>", **columns) == 0.0
+    assert reward.reference(solution="(3 + 5) * 7") == "(3 + 5) * 7"
+    with pytest.raises(ValueError, match="take must be tag or all, got 'line'"):
+        Countdown(take="line")
+
+
+def test_expressions_are_voted_on_whatever_their_spaces():
+    assert Countdown().answer_of("so <answer> 3+ 5 </answer>") == "3+5"
+    assert Countdown().answer_of("3 + 5") == ""  # is no answer
+    assert Countdown(take="all").answer_of("3 + 5 ") == "3+5"
