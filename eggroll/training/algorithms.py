@@ -89,13 +89,16 @@ def full_rank(task: Task, config: Config) -> Algorithm:
 
 
 def backprop(task: Task, config: Config) -> Algorithm:
-    """The true gradient of the unperturbed parameters' fitness."""
+    """The true gradient of the unperturbed parameters' fitness.
+
+    Of the strategy's rules one holds here, too: what is frozen does not learn.
+    """
     if not task.differentiable:
         raise UserError(
             f"algorithm: the fitness of {type(task).__name__} has no true gradient for "
             "'backprop' to follow: choose 'eggroll' or 'openes'"
         )
-    optimizer = instantiate.optimizer(config)
+    optimizer = instantiate.optimizer(config, instantiate.rules(config.strategy.rules))
 
     def loss(params, state: State, data: PyTree) -> tuple[Array, tuple]:
         key = key_for(state.key, Purpose.NOISE, state.step)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -64,8 +65,9 @@ def optimizer(
 ) -> optax.GradientTransformation:
     """Optax's optimiser, with what the settings put around it.
 
-    That is an anchor, and a float32 master copy where parameters are shorter. Of leaves
-    that the rules freeze nothing is kept: they stay what they are, without any decay.
+    That is an anchor, and a float32 master copy where parameters are shorter. Leaves
+    that the rules freeze stay what they are, whatever their gradients are and without
+    any decay, and nothing is kept for them.
     """
     setting = config.optimizer
     with blaming("optimizer"):
@@ -81,7 +83,10 @@ def optimizer(
         made = with_master_weights(made)
     if not any(isinstance(rule, Frozen) for rule in (rules or {}).values()):
         return made
-    return optax.masked(made, functools.partial(trainable, rules=rules))
+    learnt = functools.partial(trainable, rules=rules)
+    kept = lambda params: jax.tree.map(operator.not_, learnt(params))
+    still = optax.masked(optax.set_to_zero(), kept)  # whose gradients are none of ours
+    return optax.chain(optax.masked(made, learnt), still)
 
 
 def precise(config: Config, params: PyTree) -> PyTree:

@@ -1,8 +1,9 @@
 """Group relative policy optimisation, the baseline for `Reasoning`.
 
 The same model, prompts, generation and reward as evolution has; the optimiser is the
-config's. For each prompt a group of completions is sampled; their rewards, less the
-group's mean, say how much more, or less, likely each becomes:
+config's, and what its rules freeze stays as it is. For each prompt a group of
+completions is sampled; their rewards, less the group's mean, say how much more, or
+less, likely each becomes:
 
     maximise  mean over completions of 1/|y| Σ_t min(ρ_t A, clip(ρ_t, 1 ± ε) A) - β KL_t
 
@@ -136,7 +137,7 @@ def algorithm(task: Sampled, config: Config) -> Algorithm:
             f"algorithm: 'grpo' needs groups 1, and minibatches that divide prompts x "
             f"completions = {rows}, got {task.groups} and {parts}"
         )
-    optimizer = instantiate.optimizer(config)
+    optimizer = instantiate.optimizer(config, instantiate.rules(config.strategy.rules))
     learn = jax.jit(functools.partial(_learn, task, optimizer))
 
     def init(params: PyTree) -> Kept:

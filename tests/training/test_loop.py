@@ -241,6 +241,12 @@ def test_leaves_that_rules_freeze_do_not_decay():
     assert np.all(updates["w"] < 0)
 
 
+def test_leaves_that_rules_freeze_do_not_follow_true_gradients_either(tmp_path):
+    _, outcome = train(config(tmp_path, "algorithm=backprop", "rules={b: frozen}"))
+    assert np.all(outcome.state.params["b"] == 0)
+    assert np.all(outcome.state.params["w"] != 0)
+
+
 def test_tensorboard_gets_the_figures_too(tmp_path):
     run, _ = train(config(tmp_path, "sinks=[tensorboard]"))
     assert list((run.path / "tensorboard").glob("events.*"))

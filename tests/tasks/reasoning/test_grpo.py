@@ -94,11 +94,12 @@ class Bandit:
         return hits.reshape(1, self.prompts, -1), {"reward": hits.mean()}
 
 
-def learnt(task, steps, rate=0.5):
+def learnt(task, steps, rate=0.5, rules=()):
     config = resolve(
         {
             "task": {"class": "tests.support.toy:Line"},
             "optimizer": {"name": "sgd", "learning_rate": rate},
+            "strategy": {"rules": dict(rules)},
             "budget": {"generations": 1},
         }
     )
@@ -117,6 +118,12 @@ def test_a_bandit_s_best_arm_is_found(by_spread):
     state, metrics = learnt(task, 100, rate=0.5 if by_spread else 2.0)
     assert jax.nn.softmax(state.params)[BEST] > 0.9
     assert metrics["reward"] > 0.8
+
+
+def test_what_rules_freeze_does_not_learn():
+    state, metrics = learnt(Bandit(), 2, rules={"**": "frozen"})
+    assert metrics["gradient/norm"] > 0
+    assert np.all(state.params == 0)
 
 
 def test_the_divergence_from_the_start_holds_back():
