@@ -45,6 +45,8 @@ class Perturbed:
         looked_up: whether these are rows looked up in a table by an array of positions:
             an activation, which costs nothing to write out. (Nor does what is joined
             of full-rank arrays.)
+        unfollowed: of the paths, those of leaves of which this is a product: its
+            factors do not say any more where their dimensions are.
     """
 
     __array_ufunc__ = None  # so that NumPy arrays, too, leave `x @ self` to us
@@ -56,6 +58,7 @@ class Perturbed:
         scale: Scale | Float[Array, ""] | float = 1.0,
         paths: tuple[str, ...] = (),
         looked_up: bool = False,
+        unfollowed: tuple[str, ...] = (),
     ):
         self.weight = weight
         self.shapes: tuple[tuple[int, ...], ...] = tuple(f.shape for f in factors)
@@ -63,6 +66,7 @@ class Perturbed:
         self.scale = scale if isinstance(scale, Scale) else Multiple(scale)
         self.paths = paths
         self.looked_up = looked_up
+        self.unfollowed = unfollowed
 
     @classmethod
     def matrix(
@@ -85,7 +89,7 @@ class Perturbed:
         paths: tuple[str, ...],
     ) -> Self:
         """Returns a perturbed array of factors without their dimensions of size 1."""
-        static = (tuple(shapes), paths, False)
+        static = (tuple(shapes), paths, False, ())
         return cls.tree_unflatten(static, (weight, tuple(kept), scale))
 
     def tree_flatten_with_keys(self) -> tuple[tuple, tuple]:
@@ -97,13 +101,13 @@ class Perturbed:
     def tree_unflatten(cls, static: tuple[Any, ...], children: Any) -> Self:
         made = object.__new__(cls)  # the children may be anything, not arrays alone
         made.weight, made.kept, made.scale = children
-        made.shapes, made.paths, made.looked_up = static
+        made.shapes, made.paths, made.looked_up, made.unfollowed = static
         return made
 
     @property
     def static(self) -> tuple[Any, ...]:
         """What is no array: the static part of the pytree."""
-        return self.shapes, self.paths, self.looked_up
+        return self.shapes, self.paths, self.looked_up, self.unfollowed
 
     @property
     def factors(self) -> tuple[Shaped[Array, "..."], ...]:
@@ -189,9 +193,11 @@ class Perturbed:
         factors = [jnp.transpose(f, (*axes, self.ndim)) for f in self.factors]
         return self.replace(jnp.transpose(self.weight, axes), factors)
 
-    def replace(self, weight: Array, factors: Sequence[Array]) -> Self:
+    def replace(self, weight: Array, factors: Sequence[Array], **changed: Any) -> Self:
         """Returns the same perturbation of another view of the weight."""
-        return type(self)(weight, factors, self.scale, self.paths, self.looked_up)
+        names = ("scale", "paths", "looked_up", "unfollowed")
+        same = {name: getattr(self, name) for name in names}
+        return type(self)(weight, factors, **{**same, **changed})
 
     def with_kept(self, kept: Sequence[Array]) -> Self:
         """Returns the same perturbation with other copies of the factors."""

@@ -89,7 +89,7 @@ class Interpreter:
             operands = [read(v) for v in eqn.invars]
             with jaxprs.context(eqn):
                 # Most equations meet ordinary arrays only, and stay as they are.
-                if any(map(is_perturbed, operands)) or jaxprs.is_moved(eqn):
+                if any(map(is_perturbed, operands)) or jaxprs.is_ours(eqn):
                     outs = self._apply(eqn, operands)
                 else:
                     outs = jaxprs.rebind(eqn, operands)

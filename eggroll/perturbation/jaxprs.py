@@ -162,6 +162,14 @@ def rebind(eqn: JaxprEqn, operands: Sequence[Any], **changed: Any) -> list[Any]:
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
+def is_ours(eqn: JaxprEqn) -> bool:
+    """Whether an equation needs its rule even where none of its operands is perturbed.
+
+    A ragged product does: JAX has no rule for members that share the matrices.
+    """
+    return eqn.primitive.name == "ragged_dot_general" or is_moved(eqn)
+
+
 def is_moved(eqn: JaxprEqn) -> bool:
     """Whether an equation holds a function traced for a mesh with axes now taken.
 

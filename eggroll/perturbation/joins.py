@@ -1,8 +1,10 @@
-"""Several perturbed arrays made one: added, or joined along a dimension.
+"""Several perturbed arrays made one: added, multiplied, or joined along a dimension.
 
 Their ranks add up: the factors of each stand beside those of the others.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from eggroll.perturbation.array import Perturbed
-from eggroll.perturbation.views import broadcast_in_dim
+from eggroll.perturbation.product import DotDims
+from eggroll.perturbation.views import broadcast_in_dim, transpose
 
 
 def summed(first: Perturbed | None, second: Perturbed | None) -> Perturbed | None:
@@ -23,13 +26,70 @@ def summed(first: Perturbed | None, second: Perturbed | None) -> Perturbed | Non
         return None
     if any(x.is_free_to_write_out or x.is_integer for x in (first, second)):
         return None
-    dims = lambda x: [shape[:-1] for shape in x.shapes]
-    if dims(first) != dims(second):
+    is_followed = lambda x: {*x.paths} > {*x.unfollowed}
+    if is_followed(second) and not is_followed(first):
+        first, second = second, first
+    by_dims = lambda x: {f.shape[:-1]: f for f in _scaled_factors(x)}
+    ours, theirs = by_dims(first), by_dims(second)
+    if not is_followed(second):  # its factors may stand in any order
+        nowhere = jnp.ones((1,) * first.ndim + (second.rank,))
+        theirs = {dims: theirs.get(dims, nowhere) for dims in ours} | theirs
+    if [*ours] != [*theirs] or len(ours) < len(first.factors):
         return None
-    pairs = zip(_scaled_factors(first), _scaled_factors(second), strict=True)
-    factors = [jnp.concatenate(pair, -1) for pair in pairs]
-    weight, paths = first.weight + second.weight, first.paths + second.paths
-    return Perturbed(weight, factors, jnp.float32(1.0), tuple(dict.fromkeys(paths)))
+    factors = [jnp.concatenate([f, theirs[dims]], -1) for dims, f in ours.items()]
+    return _joined([first, second], first.weight + second.weight, factors)
+
+
+def multiplied(
+    first: Perturbed, second: Perturbed, dims: DotDims, weight: Array
+) -> Perturbed | None:
+    """Multiplies perturbed matrices, or returns None where they are something else.
+
+        (A + P Qᵀ) (B + U Vᵀ) = A B + P (Q (B + U Vᵀ))ᵀ + (A U) Vᵀ
+
+    Args:
+        first: a matrix, or a batch of them.
+        second: another.
+        dims: which dimensions are contracted, and which are a batch, of each.
+        weight: the product of their weights.
+    """
+    pair = []
+    for i, (x, contract, batch) in enumerate(zip((first, second), *dims, strict=True)):
+        if x.is_free_to_write_out or x.is_integer or x.ndim != len(batch) + 2:
+            return None
+        (free,) = {*range(x.ndim)} - {*contract, *batch}
+        matrix = (*contract, free) if i else (free, *contract)
+        pair.append(_sides(transpose(x, (*batch, *matrix))))
+    if None in pair:
+        return None
+    (a, p, q), (b, u, v) = pair
+    left = _beside(p, a @ u)[..., :, None, :]
+    right = _beside(b.mT @ q + v @ (u.mT @ q), v)[..., None, :, :]
+    product = _joined([first, second], weight, [left, right])
+    return product.replace(weight, product.factors, unfollowed=product.paths)
+
+
+def _sides(leaf: Perturbed) -> tuple[Array, Array, Array] | None:
+    """A matrix, or a batch of them, with its left and right factor, if it has two."""
+    left, right = [], []
+    for factor in _scaled_factors(leaf):
+        if factor.shape[-2] == 1:
+            left.append(factor[..., 0, :])
+        elif factor.shape[-3] == 1:
+            right.append(factor[..., 0, :, :])
+        else:
+            return None
+    if not left or not right:
+        return None
+    one = lambda factors: functools.reduce(operator.mul, factors)
+    return leaf.weight.astype(leaf.accumulator), one(left), one(right)
+
+
+def _beside(first: Array, second: Array) -> Array:
+    """Columns beside columns, for each matrix of a batch."""
+    dims = jnp.broadcast_shapes(first.shape[:-1], second.shape[:-1])
+    wide = [jnp.broadcast_to(x, (*dims, x.shape[-1])) for x in (first, second)]
+    return jnp.concatenate(wide, -1)
 
 
 def concatenate(leaves: Sequence[Any], axis: int) -> Perturbed | None:
@@ -63,9 +123,8 @@ def concatenate(leaves: Sequence[Any], axis: int) -> Perturbed | None:
         dims = jnp.broadcast_shapes(*(f.shape[:-1] for f in same))
         wide = [jnp.broadcast_to(f, (*dims, f.shape[-1])) for f in same]
         factors.append(jnp.concatenate(wide, -1))
-    paths = tuple(path for x in perturbed for path in x.paths)
     looked_up = all(x.is_free_to_write_out for x in perturbed)
-    return Perturbed(weight, factors, jnp.float32(1.0), paths, looked_up)
+    return _joined(perturbed, weight, factors, looked_up=looked_up)
 
 
 def stack(leaves: Sequence[Perturbed], axis: int) -> Perturbed | None:
@@ -98,3 +157,17 @@ def _scaled_factors(leaf: Perturbed) -> list[Array]:
     """The factors, with the scale in the first of them."""
     first, *rest = [f.astype(leaf.accumulator) for f in leaf.factors]
     return [leaf.scale.thin(first), *rest]
+
+
+def _joined(
+    parts: Sequence[Perturbed],
+    weight: Array,
+    factors: Sequence[Array],
+    *,
+    looked_up: bool = False,
+) -> Perturbed:
+    """What comes of several perturbed arrays; the factors hold the scales."""
+    every = lambda names: tuple(dict.fromkeys(n for x in parts for n in names(x)))
+    paths, unfollowed = every(lambda x: x.paths), every(lambda x: x.unfollowed)
+    one = jnp.float32(1.0)
+    return Perturbed(weight, factors, one, paths, looked_up, unfollowed)

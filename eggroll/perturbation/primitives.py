@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import JaxprEqn
 
-from eggroll.perturbation import jaxprs, joins, meshes, views
+from eggroll.perturbation import jaxprs, joins, meshes, ragged, views
 from eggroll.perturbation.arithmetic import computing
 from eggroll.perturbation.array import Perturbed
 from eggroll.perturbation.interpreter import (
@@ -25,6 +25,13 @@ from eggroll.perturbation.product import dot_general
 def _dot_general(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     (contract, batch), params = eqn.params["dimension_numbers"], eqn.params
     if all(is_perturbed(x) for x in operands):
+        pair, dims = (operands[0], operands[1]), (contract, batch)
+        weight = jaxprs.rebind(eqn, [x.weight for x in pair])[0]
+        if (product := joins.multiplied(*pair, dims, weight)) is not None:
+            for x, summed, taken in zip(operands, *dims, strict=True):
+                run.observe(Use.BATCH, x, "dot_general", taken)
+                run.observe(Use.CONTRACT, x, "dot_general", summed)
+            return product
         # A row that was looked up meets a matrix: write out the row.
         cost = lambda x: (not x.is_one_factor, not x.looked_up, x.weight.size)
         other = min((0, 1), key=lambda i: cost(operands[i]))
@@ -57,31 +64,37 @@ def _dot_general(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
 
 
 def _conv(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
-    """Convolves: x * (W + Σ L_r R_r) = x * W + Σ (x * L_r) R_r, R by output feature."""
+    """Convolves: x * (W + Σ L_r R_r) = x * W + Σ (x * L_r) R_r, R by output feature.
+
+    Where features are in groups, all groups have the same kernel L_r.
+    """
     image, leaf = operands
     params = eqn.params
     numbers: lax.ConvDimensionNumbers = params["dimension_numbers"]
     out_dim, *in_dims = numbers.rhs_spec
-    grouped = params["feature_group_count"] > 1 or params["batch_group_count"] > 1
-    if is_perturbed(image) or grouped:
+    groups: int = params["feature_group_count"]
+    if is_perturbed(image) or params["batch_group_count"] > 1:
         return None
     run.observe(Use.CONTRACT, leaf, "conv_general_dilated", in_dims)
     left = [f for f in leaf.factors if f.shape[out_dim] == 1]
     right = [f for f in leaf.factors if all(f.shape[d] == 1 for d in in_dims)]
     if len(leaf.factors) != 2 or len(left) != 1 or len(right) != 1:
         return None
-    # The left factor is a kernel with a feature for each rank.
+    # The left factor is a kernel with a feature for each rank, in each group.
     kernel = jnp.swapaxes(left[0], out_dim, -1)[..., 0].astype(image.dtype)
     wide = [kernel.shape[d] if d == out_dim else n for d, n in enumerate(leaf.shape)]
-    kernel = jnp.broadcast_to(kernel, wide)
+    kernel = jnp.concatenate([jnp.broadcast_to(kernel, wide)] * groups, out_dim)
     accumulator = leaf.accumulator
     base, thin = (
         jaxprs.rebind(eqn, [image, w], preferred_element_type=accumulator)[0]
         for w in (leaf.weight, kernel)
     )
     feature = numbers.out_spec[1]
-    to_features = right[0].reshape(leaf.shape[out_dim], -1).astype(accumulator)
-    delta = jnp.moveaxis(jnp.moveaxis(thin, feature, -1) @ to_features.T, -1, feature)
+    thin = jnp.moveaxis(thin, feature, -1)
+    thin = thin.reshape(*thin.shape[:-1], groups, -1)
+    to_features = right[0].reshape(groups, -1, leaf.rank).astype(accumulator)
+    delta = jnp.einsum("...gr,gor->...go", thin, to_features)
+    delta = jnp.moveaxis(delta.reshape(*thin.shape[:-2], -1), -1, feature)
     out = base + leaf.scale.wide(leaf.scale.thin(delta))
     return out.astype(jaxprs.result_dtype(eqn))
 
@@ -206,6 +219,7 @@ def _reshard(eqn: JaxprEqn, operands: list[Any]) -> Perturbed:
 RULES: dict[str, PrimitiveRule] = {
     "dot_general": computing(_dot_general),
     "conv_general_dilated": computing(_conv),
+    "ragged_dot_general": computing(ragged.rule),
     "gather": _gather,
     "convert_element_type": _convert,
     "stack": _stack,

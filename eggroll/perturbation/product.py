@@ -83,7 +83,7 @@ def dot_general(
         preferred_element_type=accumulator,
         out_sharding=sharding,
     )
-    delta = _perturbation(x, leaf, dims, precision)
+    delta = perturbation(x, leaf, dims, precision)
     if sharding is not None:
         delta = _divided(delta, sharding)
     return (base + delta).astype(dtype)
@@ -110,8 +110,8 @@ class _Named(NamedTuple):
         return jnp.expand_dims(array, absent)
 
 
-def _perturbation(
-    x: Array, leaf: Factored, dims: DotDims, precision: Any
+def perturbation(
+    x: Array, leaf: Factored, dims: DotDims, precision: Any = None
 ) -> Num[Array, "..."]:
     """The perturbation's part of the product.
 

@@ -121,7 +121,8 @@ def record_uses(
             leaf, calls, seen.activations
         )
         for path in leaf.paths:
-            uses[path].record(use, leaf, primitive, dims)
+            if path not in leaf.unfollowed:
+                uses[path].record(use, leaf, primitive, dims)
             if is_lost and path in multiplied and not uses[path].lost:
                 uses[path].lost, uses[path].line = primitive, line_of(calls)
 

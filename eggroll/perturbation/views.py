@@ -178,7 +178,7 @@ def gather(
     weight = lax.gather(leaf.weight, indices, **params)
     factors = [take(f, v) for f, v in zip(leaf.factors, vary, strict=True)]
     rows = leaf.looked_up or (is_table and indices.ndim > 1)
-    return Perturbed(weight, factors, leaf.scale, leaf.paths, looked_up=rows)
+    return leaf.replace(weight, factors, looked_up=rows)
 
 
 def rev(leaf: Perturbed, dimensions: Sequence[int]) -> Perturbed:
@@ -201,7 +201,7 @@ def scaled(leaf: Perturbed, operation: Callable, number: Array) -> Perturbed | N
     if scale is None:
         return None
     weight = operation(leaf.weight, number)
-    return Perturbed(weight, leaf.factors, scale, leaf.paths, leaf.looked_up)
+    return leaf.replace(weight, leaf.factors, scale=scale)
 
 
 def scaled_along(

@@ -28,6 +28,7 @@ def normal(*shape: int) -> jax.Array:
 P = {"w": normal(8, 12), "v": normal(9, 12)[1:], "g": normal(12), "b": normal(3, 4)}
 P["t"] = normal(7, 12)  # a table
 P["f"] = normal(1, 12)  # frozen
+P["s"] = normal(2, 8, 8)  # layers
 X, EYE, ROW = normal(5, 8), jnp.eye(8, 12), normal(12)
 ORDER = jnp.array([5, 2, 2])
 RULES = {"f": eggroll.frozen}
@@ -151,7 +152,19 @@ PROGRAMS: dict[str, tuple[Any, dict[str, str]]] = {
     ),
     "low-rank adapter": (
         lambda p, x: x @ (p["w"] + p["v"][:, :2] @ p["w"][:2]),
-        {"v": "dot_general"},
+        {},
+    ),
+    "adapter of a constant": (
+        lambda p, x: x @ (EYE + 0.5 * (p["v"][:, :2] @ p["w"][:2])),
+        {},
+    ),
+    "adapters of layers": (
+        lambda p, x: lax.scan(
+            lambda x, layer: (jnp.tanh(x @ (layer[0] + layer[1] @ layer[2])), None),
+            x,
+            [p["s"], p["s"][:, :, :2], p["s"][:, :2]],
+        )[0],
+        {},
     ),
     # products of other kinds
     "depthwise convolution": (
@@ -161,11 +174,20 @@ PROGRAMS: dict[str, tuple[Any, dict[str, str]]] = {
             )
             + x.sum()
         ),
+        {},
+    ),
+    "convolution in groups of images": (
+        lambda p, x: (
+            lax.conv_general_dilated(
+                normal(2, 4, 6), p["w"][:, :4, None], (1,), "SAME", batch_group_count=2
+            )
+            + x.sum()
+        ),
         {"w": "conv_general_dilated"},
     ),
     "experts side by side": (
         lambda p, x: lax.ragged_dot(x, jnp.stack([p["w"], p["v"]]), jnp.array([2, 3])),
-        {"w": "ragged_dot_general", "v": "ragged_dot_general"},
+        {},
     ),
     "product written as a sum": (
         lambda p, x: jnp.sum(x[:, :, None] * p["w"], axis=1),
