@@ -11,7 +11,7 @@ Only constants go into a weight, which all members share: it would become one fo
 with what varies between them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -41,12 +41,12 @@ def _summed(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
         return joins.summed(first, _times(second, sign))
     own = 0 if is_perturbed(first) else 1
     leaf = operands[own]
-    if not _takes_constants(eqn, own, operands, run):
+    if leaf.gained or not _takes_constants(eqn, own, operands, run):
         return None
     weights = [x.weight if is_perturbed(x) else x for x in operands]
     weight = jaxprs.rebind(eqn, weights)[0]
     leaf = _times(leaf, sign) if own else leaf
-    return leaf and leaf.replace(weight, leaf.factors)
+    return leaf and leaf.replace(weight, leaf.parts)
 
 
 def _complex(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
@@ -59,13 +59,20 @@ def _complex(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
 
 
 def _scaled(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
-    """Multiplication or division by a number, or by a constant for each row."""
-    is_product = eqn.primitive.name == "mul"
-    own = 0 if is_perturbed(operands[0]) or not is_product else 1
+    """Multiplication or division by a number, or by one for each row.
+
+    A member's own numbers become a gain, of a constant matrix, too; what all members
+    share goes into weight and factors.
+    """
+    own, is_product = _scaled_one(eqn, operands, run), eqn.primitive.name == "mul"
     leaf, number = operands[own], operands[1 - own]
+    operation = jnp.multiply if is_product else jnp.divide
+    if own and not is_product:
+        return None
+    if _is_matrix(eqn, leaf) and run.flow.varies(eqn.invars[1 - own]):
+        return _gained(eqn, own, operands, operation, run)
     if not is_perturbed(leaf) or is_perturbed(number):
         return None
-    operation = jnp.multiply if is_product else jnp.divide
     if not jnp.ndim(number):
         number = jnp.asarray(number, leaf.dtype)  # as the function would round it
         return views.scaled(leaf, operation, number)
@@ -75,6 +82,47 @@ def _scaled(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     weight = operation(leaf.weight, number)
     rows = _compact(number, along).astype(leaf.accumulator)
     return views.scaled_along(leaf, weight, operation, rows)
+
+
+def _scaled_one(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> int:
+    """Which of two factors is scaled by the other: a matrix, if one is."""
+    low_rank = [is_perturbed(x) and _is_matrix(eqn, x) for x in operands]
+    if any(low_rank):
+        return low_rank.index(True)
+    constant = [
+        not run.flow.varies(v) and _is_matrix(eqn, x)
+        for v, x in zip(eqn.invars, operands, strict=True)
+    ]
+    return constant.index(True) if any(constant) else int(is_perturbed(operands[1]))
+
+
+def _is_matrix(eqn: JaxprEqn, x: Any) -> bool:
+    """Whether an operand, as wide as the result, is dear to write out per member."""
+    if getattr(x, "shape", ()) != jaxprs.result_shape(eqn):
+        return False
+    if is_perturbed(x):
+        return not x.is_free_to_write_out and not x.is_integer
+    is_wide = sum(n > 1 for n in x.shape) > 1
+    return is_wide and jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _gained(
+    eqn: JaxprEqn,
+    own: int,
+    operands: list[Any],
+    operation: Callable,
+    run: Interpreter,
+) -> Any:
+    """A matrix times what each member has of its own: a number, or one a row."""
+    leaf, number = operands[own], operands[1 - own]
+    along = _along(eqn, 1 - own, number, run)
+    is_dear = is_perturbed(number) and not number.is_free_to_write_out
+    if len(along) > 1 or is_dear:
+        return None
+    number = number.materialise() if is_perturbed(number) else number
+    gain = operation(1, _compact(number, along).astype(jnp.float32))
+    whole = leaf if is_perturbed(leaf) else Perturbed(leaf, ())
+    return whole.times(gain.reshape(gain.shape or (1,) * leaf.ndim))
 
 
 def _negated(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
@@ -88,9 +136,11 @@ def _selected(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     if len(perturbed) != 1 or is_perturbed(which) or not jnp.ndim(which):
         return None
     own, along = perturbed[0], _along(eqn, 0, which, run)
-    if len(along) > 1 or not _takes_constants(eqn, own + 1, operands, run):
-        return None
     leaf = cases[own]
+    if len(along) > 1 or leaf.gained:
+        return None
+    if not _takes_constants(eqn, own + 1, operands, run):
+        return None
     weights = [x.weight if is_perturbed(x) else x for x in operands]
     rows = (_compact(which, along) == own).astype(leaf.accumulator)
     weight = jaxprs.rebind(eqn, weights)[0]
@@ -106,7 +156,7 @@ def _replaced(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     along = {*numbers.scatter_dims_to_operand_dims}
     kept = [d for d in range(leaf.ndim) if d not in numbers.inserted_window_dims]
     sizes = [updates.shape[d] for d in numbers.update_window_dims]
-    if len(along) != 1 or numbers.operand_batching_dims:
+    if len(along) != 1 or numbers.operand_batching_dims or leaf.gained:
         return None
     pairs = zip(kept, sizes, strict=True)
     if any(n != leaf.shape[d] for d, n in pairs if d not in along):
@@ -146,9 +196,7 @@ def _takes_constants(
     (What is written out for nothing stays as it is: a vector, an activation.)
     """
     leaf, others = operands[own], [i for i in range(len(operands)) if i != own]
-    is_wide = leaf.shape == jaxprs.result_shape(eqn)
-    costs = not leaf.is_free_to_write_out and not leaf.is_integer
-    return is_wide and costs and _constants(eqn, others, run)
+    return _is_matrix(eqn, leaf) and _constants(eqn, others, run)
 
 
 def _constants(eqn: JaxprEqn, which: Sequence[int], run: Interpreter) -> bool:
@@ -158,7 +206,7 @@ def _constants(eqn: JaxprEqn, which: Sequence[int], run: Interpreter) -> bool:
 
 def _along(eqn: JaxprEqn, i: int, x: Array, run: Interpreter) -> set[int]:
     """The dimensions along which an operand may vary."""
-    wide = {d for d, n in enumerate(jnp.shape(x)) if n != 1}
+    wide = {d for d, n in enumerate(getattr(x, "shape", ())) if n != 1}
     return wide & run.flow.along.get(eqn.invars[i], wide)
 
 

@@ -13,6 +13,9 @@ weight, of size 1 where it does not vary, and behind them the rank:
 Two factors that vary along complementary dimensions make a low-rank perturbation (along
 shared dimensions too: one matrix per layer of a stack); one factor that varies along
 all dimensions makes a full-rank one.
+
+What a member has of its own and multiplies the whole by, a number or one for each row,
+is kept apart, too, as a gain: `(weight + scale · …) · gain_1 · …`
 """
 
 import math
@@ -31,20 +34,23 @@ from eggroll.perturbation.scale import Multiple, Scale, Shift
 class Perturbed:
     """The array `weight + scale * sum_r prod_k factors[k][..., r]`, never written out.
 
+    (Times its gains, if it has any.)
+
     Factors are kept without their dimensions of size 1: inside a loop or a fused
     network, dropping those where a factor is used can cost as much as its product.
 
     Attributes:
         weight: the unperturbed array, shape `dims`.
-        kept: the factors, as they are kept; small types are welcome (int8 signs), as
-            they are converted where they are used.
-        shapes: the factors' shapes, which broadcast to `(*dims, rank)`.
+        kept: the factors, as they are kept, and behind them the gains; small types are
+            welcome (int8 signs), as they are converted where they are used.
+        shapes: their shapes, which broadcast to `(*dims, rank)`, and to `(*dims, 1)`.
         scale: what the product of the factors is multiplied by; a `Shift` for integer
             weights that are computed with, a number or `Multiple` for others.
         paths: the names of the leaves this came from, for reports.
         looked_up: whether these are rows looked up in a table by an array of positions:
             an activation, which costs nothing to write out. (Nor does what is joined
             of full-rank arrays.)
+        gained: how many of what is kept are gains.
         unfollowed: of the paths, those of leaves of which this is a product: its
             factors do not say any more where their dimensions are.
     """
@@ -59,6 +65,7 @@ class Perturbed:
         paths: tuple[str, ...] = (),
         looked_up: bool = False,
         unfollowed: tuple[str, ...] = (),
+        gained: int = 0,
     ):
         self.weight = weight
         self.shapes: tuple[tuple[int, ...], ...] = tuple(f.shape for f in factors)
@@ -67,6 +74,7 @@ class Perturbed:
         self.paths = paths
         self.looked_up = looked_up
         self.unfollowed = unfollowed
+        self.gained = gained
 
     @classmethod
     def matrix(
@@ -89,7 +97,7 @@ class Perturbed:
         paths: tuple[str, ...],
     ) -> Self:
         """Returns a perturbed array of factors without their dimensions of size 1."""
-        static = (tuple(shapes), paths, False, ())
+        static = (tuple(shapes), paths, False, (), 0)
         return cls.tree_unflatten(static, (weight, tuple(kept), scale))
 
     def tree_flatten_with_keys(self) -> tuple[tuple, tuple]:
@@ -101,20 +109,39 @@ class Perturbed:
     def tree_unflatten(cls, static: tuple[Any, ...], children: Any) -> Self:
         made = object.__new__(cls)  # the children may be anything, not arrays alone
         made.weight, made.kept, made.scale = children
-        made.shapes, made.paths, made.looked_up, made.unfollowed = static
+        made.shapes, made.paths, made.looked_up = static[:3]
+        made.unfollowed, made.gained = static[3:]
         return made
 
     @property
     def static(self) -> tuple[Any, ...]:
         """What is no array: the static part of the pytree."""
-        return self.shapes, self.paths, self.looked_up, self.unfollowed
+        names = ("shapes", "paths", "looked_up", "unfollowed", "gained")
+        return tuple(getattr(self, name) for name in names)
+
+    @property
+    def parts(self) -> tuple[Shaped[Array, "..."], ...]:
+        """The factors and the gains with all their dimensions, the rank last."""
+        return tuple(
+            x.reshape(shape) for x, shape in zip(self.kept, self.shapes, strict=True)
+        )
 
     @property
     def factors(self) -> tuple[Shaped[Array, "..."], ...]:
         """The factors with all their dimensions."""
-        return tuple(
-            x.reshape(shape) for x, shape in zip(self.kept, self.shapes, strict=True)
-        )
+        return self.parts[: len(self.thin)]
+
+    @property
+    def gains(self) -> tuple[Float[Array, "..."], ...]:
+        """The gains, of size 1 along dimensions where they do not vary."""
+        pairs = [*zip(self.kept, self.shapes, strict=True)][len(self.thin) :]
+        return tuple(x.reshape(shape[:-1]) for x, shape in pairs)
+
+    @property
+    def thin(self) -> tuple[tuple[Shaped[Array, "..."], tuple[int, ...]], ...]:
+        """The factors as they are kept, each with its shape."""
+        pairs = zip(self.kept, self.shapes, strict=True)
+        return tuple(pairs)[: len(self.kept) - self.gained]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -130,7 +157,7 @@ class Perturbed:
 
     @property
     def rank(self) -> int:
-        return self.shapes[0][-1]
+        return self.shapes[0][-1]  # 1, of gains alone
 
     @property
     def is_integer(self) -> bool:
@@ -149,7 +176,7 @@ class Perturbed:
     @property
     def is_one_factor(self) -> bool:
         """Whether one factor alone varies: its product is as large as itself."""
-        return sum(math.prod(shape) > self.rank for shape in self.shapes) < 2
+        return sum(math.prod(shape) > self.rank for _, shape in self.thin) < 2
 
     @property
     def is_free_to_write_out(self) -> bool:
@@ -168,12 +195,15 @@ class Perturbed:
         Integers saturate at the ends of the symmetric range (-127 ... 127 for int8). Of
         quantised weights it is of floats (`accumulator`).
         """
-        product = jnp.asarray(1, self.accumulator)
-        for factor in self.factors:
-            product = product * factor.astype(self.accumulator)
-        delta = jnp.sum(product, axis=-1, dtype=self.accumulator)
-        delta = self.scale.wide(self.scale.thin(delta))
-        total = self.weight.astype(self.accumulator) + delta
+        total = self.weight.astype(self.accumulator)
+        if self.factors:
+            product = jnp.asarray(1, self.accumulator)
+            for factor in self.factors:
+                product = product * factor.astype(self.accumulator)
+            delta = jnp.sum(product, axis=-1, dtype=self.accumulator)
+            total = total + self.scale.wide(self.scale.thin(delta))
+        for gain in self.gains:
+            total = total * gain
         if self.is_integer:
             limit = jnp.iinfo(self.dtype).max
             total = jnp.clip(total, -limit, limit)
@@ -190,18 +220,32 @@ class Perturbed:
     @property
     def T(self) -> Self:
         axes = tuple(reversed(range(self.ndim)))
-        factors = [jnp.transpose(f, (*axes, self.ndim)) for f in self.factors]
-        return self.replace(jnp.transpose(self.weight, axes), factors)
+        parts = [jnp.transpose(f, (*axes, self.ndim)) for f in self.parts]
+        return self.replace(jnp.transpose(self.weight, axes), parts)
 
-    def replace(self, weight: Array, factors: Sequence[Array], **changed: Any) -> Self:
+    def replace(self, weight: Array, parts: Sequence[Array], **changed: Any) -> Self:
         """Returns the same perturbation of another view of the weight."""
-        names = ("scale", "paths", "looked_up", "unfollowed")
+        names = ("scale", "paths", "looked_up", "unfollowed", "gained")
         same = {name: getattr(self, name) for name in names}
-        return type(self)(weight, factors, **{**same, **changed})
+        return type(self)(weight, parts, **{**same, **changed})
+
+    def times(self, gain: Float[Array, "*dims"]) -> Self:
+        """Returns it with one gain more, of size 1 where that does not vary."""
+        parts = [*self.parts, gain.astype(self.accumulator)[..., None]]
+        return self.replace(self.weight, parts, gained=self.gained + 1)
 
     def with_kept(self, kept: Sequence[Array]) -> Self:
         """Returns the same perturbation with other copies of the factors."""
         return self.tree_unflatten(self.static, (self.weight, tuple(kept), self.scale))
+
+    def of_shard(self) -> Self:
+        """Returns it with its shapes as they are in a shard, where it is smaller."""
+        sizes = (*self.weight.shape, self.rank)
+        local = lambda shape: tuple(
+            n if whole != 1 else 1 for n, whole in zip(sizes, shape, strict=True)
+        )
+        static = (tuple(map(local, self.shapes)), *self.static[1:])
+        return self.tree_unflatten(static, (self.weight, self.kept, self.scale))
 
     def layer(self, weight: Array, kept: Sequence[Array]) -> Self:
         """Returns the same perturbation of one layer of a stack.
@@ -230,7 +274,7 @@ class Perturbed:
 
     def __getitem__(self, index: Int[Array, "*batch"]) -> Shaped[Array, "..."]:
         """Returns rows of the perturbed array: an embedding's lookup."""
-        take = [f[index] if f.shape[0] != 1 else f[0] for f in self.factors]
+        take = [f[index] if f.shape[0] != 1 else f[0] for f in self.parts]
         weight = self.weight[index]
         shape = weight.shape
         lifted = [f if f.ndim == weight.ndim + 1 else _lift(f, shape) for f in take]

@@ -160,7 +160,9 @@ def _shard_map(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[Any
         return Perturbed.tree_unflatten(x.static, (spec, kept, scale))
 
     inner = jax.shard_map(
-        lambda *x: run.finish(body, x),
+        lambda *x: run.finish(
+            body, [v.of_shard() if is_perturbed(v) else v for v in x]
+        ),
         in_specs=tuple(map(specs, operands, in_specs)),
         out_specs=list(out_specs),
         **options,

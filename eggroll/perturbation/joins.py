@@ -24,7 +24,7 @@ def summed(first: Perturbed | None, second: Perturbed | None) -> Perturbed | Non
     """
     if first is None or second is None or first.shape != second.shape:
         return None
-    if any(x.is_free_to_write_out or x.is_integer for x in (first, second)):
+    if any(x.is_free_to_write_out or not _is_plain(x) for x in (first, second)):
         return None
     is_followed = lambda x: {*x.paths} > {*x.unfollowed}
     if is_followed(second) and not is_followed(first):
@@ -55,7 +55,7 @@ def multiplied(
     """
     pair = []
     for i, (x, contract, batch) in enumerate(zip((first, second), *dims, strict=True)):
-        if x.is_free_to_write_out or x.is_integer or x.ndim != len(batch) + 2:
+        if x.is_free_to_write_out or x.ndim != len(batch) + 2 or not _is_plain(x):
             return None
         (free,) = {*range(x.ndim)} - {*contract, *batch}
         matrix = (*contract, free) if i else (free, *contract)
@@ -67,6 +67,11 @@ def multiplied(
     right = _beside(b.mT @ q + v @ (u.mT @ q), v)[..., None, :, :]
     product = _joined([first, second], weight, [left, right])
     return product.replace(weight, product.factors, unfollowed=product.paths)
+
+
+def _is_plain(leaf: Perturbed) -> bool:
+    """Whether a perturbed array is of floats, and nothing but weight and factors."""
+    return not leaf.is_integer and not leaf.gained
 
 
 def _sides(leaf: Perturbed) -> tuple[Array, Array, Array] | None:
@@ -106,7 +111,7 @@ def concatenate(leaves: Sequence[Any], axis: int) -> Perturbed | None:
     """
     perturbed = [x for x in leaves if isinstance(x, Perturbed)]
     kinds = {len(x.factors) for x in perturbed}
-    if len(kinds) > 1 or any(x.is_integer for x in perturbed):
+    if len(kinds) > 1 or not all(map(_is_plain, perturbed)):
         return None
     plain = [x.weight if isinstance(x, Perturbed) else x for x in leaves]
     weight = jnp.concatenate(plain, axis)

@@ -3,6 +3,7 @@
 What has no rule is written out: correct, dearer, and reported to the observer.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from eggroll.perturbation.interpreter import (
     Use,
     is_perturbed,
 )
-from eggroll.perturbation.product import dot_general
+from eggroll.perturbation.product import can_apply_gains, dot_general
 
 
 def _dot_general(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
@@ -42,6 +43,8 @@ def _dot_general(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     leaf, x = operands[side], operands[1 - side]
     run.observe(Use.BATCH, leaf, "dot_general", batch[side])
     run.observe(Use.CONTRACT, leaf, "dot_general", contract[side])
+    if not can_apply_gains(leaf, contract[side]):
+        return None
     sharding = jaxprs.result_sharding(eqn)
     if sharding is not None and sharding.spec.unreduced:
         return None  # the thin products have no parts to be summed up later
@@ -75,6 +78,8 @@ def _conv(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     groups: int = params["feature_group_count"]
     if is_perturbed(image) or params["batch_group_count"] > 1:
         return None
+    if any(math.prod(gain.shape) != gain.shape[out_dim] for gain in leaf.gains):
+        return None
     run.observe(Use.CONTRACT, leaf, "conv_general_dilated", in_dims)
     left = [f for f in leaf.factors if f.shape[out_dim] == 1]
     right = [f for f in leaf.factors if all(f.shape[d] == 1 for d in in_dims)]
@@ -96,6 +101,9 @@ def _conv(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     delta = jnp.einsum("...gr,gor->...go", thin, to_features)
     delta = jnp.moveaxis(delta.reshape(*thin.shape[:-2], -1), -1, feature)
     out = base + leaf.scale.wide(leaf.scale.thin(delta))
+    for gain in leaf.gains:
+        dims = [-1 if d == feature else 1 for d in range(out.ndim)]
+        out = out * gain.reshape(dims)
     return out.astype(jaxprs.result_dtype(eqn))
 
 
@@ -207,7 +215,7 @@ def _weights_only(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> list[
     """What says where or how the weight is kept; the factors are small."""
     weights = [x.weight if is_perturbed(x) else x for x in operands]
     pairs = zip(operands, jaxprs.rebind(eqn, weights), strict=True)
-    return [x.replace(w, x.factors) if is_perturbed(x) else w for x, w in pairs]
+    return [x.replace(w, x.parts) if is_perturbed(x) else w for x, w in pairs]
 
 
 def _reshard(eqn: JaxprEqn, operands: list[Any]) -> Perturbed:

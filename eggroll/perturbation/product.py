@@ -25,9 +25,9 @@ class Factored(Protocol):
     @property
     def weight(self) -> Array: ...
     @property
-    def kept(self) -> Sequence[Array]: ...
+    def thin(self) -> Sequence[tuple[Array, tuple[int, ...]]]: ...
     @property
-    def shapes(self) -> Sequence[tuple[int, ...]]: ...
+    def gains(self) -> Sequence[Array]: ...
     @property
     def scale(self) -> Scale: ...
     @property
@@ -75,6 +75,9 @@ def dot_general(
         is_lossy = is_complex(leaf) and not is_complex(x)
         if is_lossy or not jnp.issubdtype(x.dtype, jnp.inexact):
             x = x.astype(dtype)  # as it is, it would round the factors
+    before, after = _gains(x, leaf, dims)
+    for gain in before:
+        x = (x * gain).astype(x.dtype)
     base = lax.dot_general(
         x,
         leaf.weight,
@@ -83,10 +86,13 @@ def dot_general(
         preferred_element_type=accumulator,
         out_sharding=sharding,
     )
-    delta = perturbation(x, leaf, dims, precision)
-    if sharding is not None:
-        delta = _divided(delta, sharding)
-    return (base + delta).astype(dtype)
+    out = base
+    if leaf.thin:
+        delta = perturbation(x, leaf, dims, precision)
+        out = base + (delta if sharding is None else _divided(delta, sharding))
+    for gain in after:
+        out = out * gain
+    return out.astype(dtype)
 
 
 def _divided(x: Array, sharding: NamedSharding) -> Array:
@@ -110,14 +116,30 @@ class _Named(NamedTuple):
         return jnp.expand_dims(array, absent)
 
 
-def perturbation(
-    x: Array, leaf: Factored, dims: DotDims, precision: Any = None
-) -> Num[Array, "..."]:
-    """The perturbation's part of the product.
+def can_apply_gains(leaf: Factored, contract: Sequence[int]) -> bool:
+    """Whether each gain concerns either what is contracted or what is left."""
+    every = [{d for d, n in enumerate(g.shape) if n != 1} for g in leaf.gains]
+    return all(along <= {*contract} or not along & {*contract} for along in every)
 
-    The factor that shares most with what is contracted comes first: what it leaves is
-    thin, as it has the rank where `x` had the contracted dimensions.
-    """
+
+def _gains(x: Array, leaf: Factored, dims: DotDims) -> tuple[list[Array], list[Array]]:
+    """What `x` is multiplied by, and what the product is."""
+    w_names, x_names, out = _names(x, leaf, dims)
+    before, after = [], []
+    for gain in leaf.gains:
+        pairs = zip(w_names, gain.shape, strict=True)
+        named = _Named(gain.squeeze(), [n for n, size in pairs if size != 1])
+        is_after = {*named.names} <= {*out}
+        (after if is_after else before).append(
+            named.aligned(out if is_after else x_names)
+        )
+    return before, after
+
+
+def _names(
+    x: Array, leaf: Factored, dims: DotDims
+) -> tuple[list[str], list[str], list[str]]:
+    """The names of the dimensions of a leaf, of `x`, and of their product."""
     (x_contract, w_contract), (x_batch, w_batch) = dims
     w_names = [f"w{i}" for i in range(leaf.ndim)]
     x_names = [f"x{i}" for i in range(x.ndim)]
@@ -126,13 +148,24 @@ def perturbation(
     out = [w_names[j] for j in w_batch]
     out += [n for n in x_names if n.startswith("x")]
     out += [n for j, n in enumerate(w_names) if j not in {*w_contract, *w_batch}]
+    return w_names, x_names, out
 
-    contracted = {w_names[j] for j in w_contract}
+
+def perturbation(
+    x: Array, leaf: Factored, dims: DotDims, precision: Any = None
+) -> Num[Array, "..."]:
+    """The perturbation's part of the product.
+
+    The factor that shares most with what is contracted comes first: what it leaves is
+    thin, as it has the rank where `x` had the contracted dimensions.
+    """
+    w_names, x_names, out = _names(x, leaf, dims)
+    contracted = {*w_names} - {*out}
     factors = [
         _Named(
             f, [n for n, size in zip((*w_names, "rank"), s, strict=True) if size != 1]
         )
-        for f, s in zip(leaf.kept, leaf.shapes, strict=True)
+        for f, s in leaf.thin
     ]
     first, *rest = sorted(factors, key=lambda f: -len(contracted & {*f.names}))
     value = _multiply(_Named(x, x_names), first, rest, out, leaf, precision)

@@ -26,6 +26,8 @@ def rule(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     x, leaf, sizes = operands
     if is_perturbed(x) or is_perturbed(sizes) or not _is_plain(eqn):
         return None
+    if is_perturbed(leaf) and (leaf.gained or leaf.is_integer):
+        return None
     if not is_perturbed(leaf):
         return shared(eqn, x, leaf, sizes)
     run.observe(Use.BATCH, leaf, "ragged_dot_general", (0,))

@@ -18,14 +18,14 @@ from eggroll.perturbation.array import Perturbed
 
 def transpose(leaf: Perturbed, permutation: Sequence[int]) -> Perturbed:
     """Permutes dimensions."""
-    factors = [jnp.transpose(f, (*permutation, leaf.ndim)) for f in leaf.factors]
-    return leaf.replace(jnp.transpose(leaf.weight, permutation), factors)
+    parts = [jnp.transpose(f, (*permutation, leaf.ndim)) for f in leaf.parts]
+    return leaf.replace(jnp.transpose(leaf.weight, permutation), parts)
 
 
 def squeeze(leaf: Perturbed, dimensions: Sequence[int]) -> Perturbed:
     """Drops dimensions of size 1."""
-    factors = [lax.squeeze(f, dimensions) for f in leaf.factors]
-    return leaf.replace(lax.squeeze(leaf.weight, dimensions), factors)
+    parts = [lax.squeeze(f, dimensions) for f in leaf.parts]
+    return leaf.replace(lax.squeeze(leaf.weight, dimensions), parts)
 
 
 def broadcast_in_dim(
@@ -43,7 +43,7 @@ def broadcast_in_dim(
         return factor.reshape(*wide, factor.shape[-1])
 
     weight = lax.broadcast_in_dim(leaf.weight, shape, dimensions, out_sharding=sharding)
-    return leaf.replace(weight, [spread(f) for f in leaf.factors])
+    return leaf.replace(weight, [spread(f) for f in leaf.parts])
 
 
 def reshape(
@@ -68,7 +68,7 @@ def reshape(
         return jnp.broadcast_to(factor, (*full, rank)).reshape(*new, rank)
 
     weight = lax.reshape(leaf.weight, shape, out_sharding=sharding)
-    return leaf.replace(weight, [regroup(f) for f in leaf.factors])
+    return leaf.replace(weight, [regroup(f) for f in leaf.parts])
 
 
 def _matching(
@@ -115,9 +115,7 @@ def slice_(
         bounds += [(0, size, 1) for size in extra]
         return lax.slice(array, *zip(*bounds, strict=True))
 
-    return leaf.replace(
-        cut(leaf.weight), [cut(f, (f.shape[-1],)) for f in leaf.factors]
-    )
+    return leaf.replace(cut(leaf.weight), [cut(f, (f.shape[-1],)) for f in leaf.parts])
 
 
 def dynamic_slice(
@@ -135,9 +133,7 @@ def dynamic_slice(
             array, at, (*size, *extra), allow_negative_indices=False
         )
 
-    return leaf.replace(
-        cut(leaf.weight), [cut(f, (f.shape[-1],)) for f in leaf.factors]
-    )
+    return leaf.replace(cut(leaf.weight), [cut(f, (f.shape[-1],)) for f in leaf.parts])
 
 
 def gather(
@@ -154,12 +150,14 @@ def gather(
     # An index into a dimension that is taken whole cannot choose anything.
     sizes = zip(params["slice_sizes"], leaf.shape, strict=True)
     indexed = {d for d, (size, full) in enumerate(sizes) if size < full}
-    vary = [any(f.shape[d] != 1 for d in indexed) for f in leaf.factors]
-    vary[0] |= not any(vary)  # for indices out of bounds, where noise has to be zero
+    vary = [any(f.shape[d] != 1 for d in indexed) for f in leaf.parts]
+    count = len(leaf.factors)
+    if count and not any(vary[:count]):
+        vary[0] = True  # for indices out of bounds, where noise has to be zero
     looked_up = indexed - {*numbers.operand_batching_dims}
     is_table = any(f.shape[d] == 1 for d in looked_up for f in leaf.factors)
 
-    def take(factor: Array, varies: bool) -> Array:
+    def take(factor: Array, varies: bool, fill: int) -> Array:
         # A factor that does not vary is taken once, at a single index, so that the
         # result has size 1 along the dimensions of the indices.
         anywhere = jnp.zeros((1,) * (indices.ndim - 1) + indices.shape[-1:], int)
@@ -170,26 +168,27 @@ def gather(
             n if shape[d] == leaf.shape[d] else 1
             for d, n in enumerate(params["slice_sizes"])
         ]
-        how = {**params, "slice_sizes": sizes, "fill_value": 0}
+        how = {**params, "slice_sizes": sizes, "fill_value": fill}
         per_rank = lambda array: lax.gather(array, at, **how)
         wide = jnp.broadcast_to(factor, shape)
         return jax.vmap(per_rank, in_axes=-1, out_axes=-1)(wide)
 
     weight = lax.gather(leaf.weight, indices, **params)
-    factors = [take(f, v) for f, v in zip(leaf.factors, vary, strict=True)]
+    fills = [0] * count + [1] * leaf.gained
+    parts = [take(*part) for part in zip(leaf.parts, vary, fills, strict=True)]
     rows = leaf.looked_up or (is_table and indices.ndim > 1)
-    return leaf.replace(weight, factors, looked_up=rows)
+    return leaf.replace(weight, parts, looked_up=rows)
 
 
 def rev(leaf: Perturbed, dimensions: Sequence[int]) -> Perturbed:
     """Turns dimensions round."""
-    factors = [lax.rev(f, dimensions) for f in leaf.factors]
-    return leaf.replace(lax.rev(leaf.weight, dimensions), factors)
+    parts = [lax.rev(f, dimensions) for f in leaf.parts]
+    return leaf.replace(lax.rev(leaf.weight, dimensions), parts)
 
 
 def convert(leaf: Perturbed, dtype: Any) -> Perturbed:
     """Makes the weight floats of a type, or of another; the factors are of none."""
-    return leaf.replace(leaf.weight.astype(dtype), leaf.factors)
+    return leaf.replace(leaf.weight.astype(dtype), leaf.parts)
 
 
 def scaled(leaf: Perturbed, operation: Callable, number: Array) -> Perturbed | None:
@@ -201,7 +200,7 @@ def scaled(leaf: Perturbed, operation: Callable, number: Array) -> Perturbed | N
     if scale is None:
         return None
     weight = operation(leaf.weight, number)
-    return leaf.replace(weight, leaf.factors, scale=scale)
+    return leaf.replace(weight, leaf.parts, scale=scale)
 
 
 def scaled_along(
@@ -217,10 +216,10 @@ def scaled_along(
     """
     along = [d for d, n in enumerate(rows.shape) if n != 1]
     vary = [all(f.shape[d] != 1 for d in along) for f in leaf.factors]
-    at, factors = vary.index(True) if any(vary) else 0, [*leaf.factors]
-    wide = factors[at].astype(leaf.accumulator)
-    factors[at] = operation(wide, rows[..., None])
-    return leaf.replace(weight, factors)
+    at, parts = vary.index(True) if any(vary) else 0, [*leaf.parts]
+    if leaf.factors:
+        parts[at] = operation(parts[at].astype(leaf.accumulator), rows[..., None])
+    return leaf.replace(weight, parts)
 
 
 def pad(
@@ -228,8 +227,10 @@ def pad(
 ) -> Perturbed | None:
     """Pads with a constant, or returns None where that would need more factors."""
     padded = {d for d, widths in enumerate(config) if any(widths)}
-    if leaf.is_integer or any(
-        all(shape[d] == 1 for shape in leaf.shapes) for d in padded
+    if (
+        leaf.is_integer
+        or leaf.gained
+        or any(all(shape[d] == 1 for shape in leaf.shapes) for d in padded)
     ):
         return None
 
@@ -248,4 +249,4 @@ def tile(leaf: Perturbed, repeats: Sequence[int]) -> Perturbed:
         vary = zip(factor.shape, repeats, strict=False)
         return jnp.tile(factor, (*(1 if n == 1 else r for n, r in vary), 1))
 
-    return leaf.replace(jnp.tile(leaf.weight, repeats), [*map(repeated, leaf.factors)])
+    return leaf.replace(jnp.tile(leaf.weight, repeats), [*map(repeated, leaf.parts)])

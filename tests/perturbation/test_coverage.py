@@ -124,14 +124,29 @@ PROGRAMS: dict[str, tuple[Any, dict[str, str]]] = {
         {},
     ),
     "frozen scales": (lambda p, x: x @ (p["w"] * p["f"]), {}),
-    "data in the way": (lambda p, x: x @ (p["w"] * x[:1, :1]), {"w": "mul"}),
+    "data in the way": (lambda p, x: x @ (p["w"] * x[:1, :1]), {}),
     "elementwise mask": (lambda p, x: x @ (p["w"] * EYE), {"w": "mul"}),
     "transposed sum": (
         lambda p, x: x @ (p["w"][:, :8] + p["v"][:, :8].T),
         {"v": "add", "w": "add"},
     ),
-    "a row of scales": (lambda p, x: x @ (p["w"] * p["g"]), {"w": "mul"}),
-    "a scale that evolves": (lambda p, x: x @ (p["w"] * p["g"][0]), {"w": "mul"}),
+    "a row of scales": (lambda p, x: x @ (p["w"] * p["g"]), {}),
+    "a scale that evolves": (lambda p, x: x @ (p["w"] * p["g"][0]), {}),
+    "columns divided by what evolves": (lambda p, x: x @ (p["w"] / p["g"]), {}),
+    "rows scaled by what evolves": (lambda p, x: x @ (p["g"][:8, None] * p["w"]), {}),
+    "a number over it": (lambda p, x: x @ (1 / p["w"]), {"w": "div"}),
+    "spectral norm": (
+        lambda p, x: x @ (p["w"] / (9 + ROW[:8] @ (p["w"] @ ROW))),
+        {},
+    ),
+    "scales of a constant that evolve": (
+        lambda p, x: x @ (EYE * p["g"]) + x @ (p["g"][:8, None] * EYE),
+        {},
+    ),
+    "scales in a view": (
+        lambda p, x: x @ (p["w"].reshape(8, 3, 4) * p["b"][:, :1]).reshape(8, 12),
+        {},
+    ),
     "a number of data each": (
         lambda p, x: jax.vmap(lambda x: x @ (p["w"] * x.mean()))(x),
         {"w": "mul"},
@@ -210,10 +225,6 @@ PROGRAMS: dict[str, tuple[Any, dict[str, str]]] = {
             x @ (p["w"] + lax.stop_gradient(jnp.round(p["w"] * 4) / 4 - p["w"]))
         ),
         {"w": "round"},
-    ),
-    "weight norm": (
-        lambda p, x: x @ (p["w"] / jnp.linalg.norm(p["w"], axis=0)),
-        {"w": "mul"},
     ),
     "softplus": (lambda p, x: x @ jax.nn.softplus(p["w"]), {"w": "max"}),
     "clipped": (lambda p, x: x @ jnp.clip(p["w"], -1, 1), {"w": "max"}),

@@ -375,6 +375,7 @@ def test_a_float32_weight_narrowed_by_the_function_agrees_to_the_narrow_rounding
 
 # What needs a low-rank leaf written out, and the operation that does.
 DEAR = {
+    "weight norm": (lambda w, x: x @ (w / jnp.linalg.norm(w, axis=0)), "mul"),
     "product that is not linear": (lambda w, x: x @ jnp.exp(w @ w.T), "exp"),
     "used as a matrix and elementwise": (lambda w, x: (x @ w, jnp.abs(w)), "abs"),
     "joined with activations": (
