@@ -4,9 +4,11 @@ The plan is an upper bound that needs no compilation: the most bytes of intermed
 arrays that are alive at once in one member's trace, and the bytes of its noise.
 """
 
+import contextlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,14 +33,30 @@ IN_PLACE = {
 VIEWS = {"transpose", "reshape", "squeeze", "slice", "convert_element_type", "copy"}
 
 
+# Where Linux says what a container may take, by the version of its control groups.
+GROUPS = Path("/sys/fs/cgroup")
+LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
+
+
 def budget() -> int:
-    """Bytes of one device that a population may fill: a quarter of what it has."""
+    """Bytes of one device that a population may fill: a quarter of what it has.
+
+    Devices that do not tell share what the machine has, or the container.
+    """
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if limit is None:
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        limit = min([limit, *_container_limits()])
         limit //= jax.local_device_count()
     return limit // 4
+
+
+def _container_limits() -> Iterator[int]:
+    """The bytes that this process may take, where it is told."""
+    for name in LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # "max": there is no limit
+            yield int((GROUPS / name).read_text())
 
 
 def noise_bytes(plan: Sequence[Layout | None]) -> int:

@@ -187,7 +187,31 @@ def test_devices_that_do_not_tell_share_the_memory_of_the_machine(
     monkeypatch.setattr(jax, "local_device_count", lambda: devices)
     pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
     monkeypatch.setattr("os.sysconf", pages.__getitem__)
+    monkeypatch.setattr(memory, "LIMITS", ())
     assert memory.budget() == math.floor(4096 * 1000 / devices / 4)
+
+
+@pytest.mark.parametrize(
+    ("file", "said", "expected"),
+    [
+        ("memory.max", "400000\n", 100_000),
+        ("memory.max", "max\n", 1_024_000),
+        ("memory/memory.limit_in_bytes", "800000\n", 200_000),
+        ("memory/memory.limit_in_bytes", "9223372036854771712\n", 1_024_000),
+        ("other", "1\n", 1_024_000),
+    ],
+)
+def test_a_container_has_the_memory_that_it_may_take(
+    monkeypatch, tmp_path, file, said, expected
+):
+    (tmp_path / "memory").mkdir()
+    (tmp_path / file).write_text(said)
+    monkeypatch.setattr(memory, "GROUPS", tmp_path)
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device(None)])
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
+    monkeypatch.setattr("os.sysconf", pages.__getitem__)
+    assert memory.budget() == expected
 
 
 def test_views_of_a_weight_are_not_planned_for_each_member():
