@@ -16,6 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from eggroll.perturbation import jaxprs
 from eggroll.perturbation.layout import Layout
+from eggroll.perturbation.transform import RULES
 
 
 # A drawn value is kept as int8 and converted, in the worst case, to float32 for use;
@@ -29,8 +30,12 @@ IN_PLACE = {
     *("exp", "log", "tanh", "logistic", "sqrt", "rsqrt", "square", "integer_pow"),
 }
 
-# Operations of whose result all members have the weight in common.
-VIEWS = {"transpose", "reshape", "squeeze", "slice", "convert_element_type", "copy"}
+# Operations of whose result all members have the weight in common: views, sums and
+# products of nothing but weights.
+VIEWS = {
+    *("transpose", "reshape", "squeeze", "slice", "convert_element_type", "copy"),
+    *("add", "add_any", "sub", "neg", "concatenate", "dot_general", "name"),
+}
 
 
 # Where Linux says what a container may take, by the version of its control groups.
@@ -107,6 +112,8 @@ def _peak(jaxpr: Jaxpr, shared: set[Any], carried: Sequence[Any] = ()) -> int:
         if eqn.primitive.name in VIEWS and all(common):
             shared.update(eqn.outvars)
             continue
+        written = [v for v, has in zip(eqn.invars, common, strict=True) if has]
+        written = [] if _has_rule(eqn) else [*dict.fromkeys(written)]
         dying = [
             v
             for v in dict.fromkeys(v for v in eqn.invars if not jaxprs.is_literal(v))
@@ -126,11 +133,19 @@ def _peak(jaxpr: Jaxpr, shared: set[Any], carried: Sequence[Any] = ()) -> int:
             ),
             default=0,
         )
-        peak = max(peak, now + inner)
+        peak = max(peak, now + inner + _bytes(written))
         for v in {v for v in (*eqn.invars, *eqn.outvars) if not jaxprs.is_literal(v)}:
             if v in alive and last_use.get(v, i) <= i and v not in results:
                 now -= alive.pop(v)
     return peak
+
+
+def _has_rule(eqn: JaxprEqn) -> bool:
+    """Whether an operation takes weight and factors apart, or is entered.
+
+    Else it takes the whole, written out. (What is frozen is counted in vain.)
+    """
+    return eqn.primitive.name in RULES or jaxprs.inlined(eqn) is not None
 
 
 def _overwritten(eqn: JaxprEqn, result: Any, dying: list[Any]) -> Any:

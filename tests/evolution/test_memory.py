@@ -226,6 +226,21 @@ def test_views_of_a_weight_are_not_planned_for_each_member():
     assert written > weight["table"].nbytes
 
 
+def test_a_merged_adapter_is_not_planned_for_each_member():
+    params = {"w": jnp.zeros((128, 128)), "a": jnp.zeros((128, 2))}
+    merged = lambda p, x: jnp.sum(x @ (p["w"] + p["a"] @ p["a"].T))
+    planned = eggroll.coverage(merged, params, jnp.ones(128)).bytes_per_member
+    assert planned < params["w"].nbytes / 8
+
+
+def test_a_weight_that_must_be_written_out_is_planned_with_it():
+    solve = lambda w, x: jnp.sum(jax.scipy.linalg.solve_triangular(w, w @ x))
+    rules = {"params": eggroll.low_rank()}
+    report = eggroll.coverage(solve, jnp.eye(64), jnp.ones(64), rules=rules)
+    assert report.written_out == ("params",)
+    assert report.bytes_per_member > jnp.eye(64).nbytes
+
+
 def test_what_a_loop_changes_in_place_is_planned_once():
     def filled(params, x):
         def turn(carry):
