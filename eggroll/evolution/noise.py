@@ -26,7 +26,7 @@ from eggroll.evolution.distributions import DISTRIBUTIONS, Distribution
 from eggroll.perturbation.layout import Layout
 
 
-SCHEME = 1  # counts the changes of the noise that a given key yields
+SCHEME = 2  # counts the changes of the noise that a given key yields
 _BLOCKS = 8  # of pairs, for which the generator runs in turn: they stay in cache
 
 
