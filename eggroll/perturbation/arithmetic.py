@@ -168,6 +168,15 @@ def _replaced(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     return views.scaled_along(leaf, weight, jnp.multiply, rows)
 
 
+def _added(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
+    """Constants added to some elements, `w.at[rows].add(1)`."""
+    leaf, *rest = operands
+    is_leaf = is_perturbed(leaf) and not leaf.gained
+    if not is_leaf or not _takes_constants(eqn, 0, operands, run):
+        return None
+    return leaf.replace(jaxprs.rebind(eqn, [leaf.weight, *rest])[0], leaf.parts)
+
+
 def _padded(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     leaf = operands[0]
     if not is_perturbed(leaf) or not _constants(eqn, (1,), run):
@@ -226,6 +235,8 @@ RULES: dict[str, PrimitiveRule] = {
     "neg": computing(_negated),
     "select_n": computing(_selected),
     "scatter": computing(_replaced),
+    "scatter-add": computing(_added),
+    "scatter-sub": computing(_added),
     "pad": computing(_padded),
     "concatenate": _concatenated,
 }

@@ -109,7 +109,8 @@ PROGRAMS: dict[str, tuple[Any, dict[str, str]]] = {
     ),
     "a block zero": (lambda p, x: x @ p["w"].at[:2, :3].set(0), {"w": "scatter"}),
     "a row of data": (lambda p, x: x @ p["w"].at[:, 0].set(x[0]), {"w": "scatter"}),
-    "a row added": (lambda p, x: x @ p["w"].at[0].add(1), {"w": "scatter-add"}),
+    "a row added": (lambda p, x: x @ p["w"].at[0].add(1), {}),
+    "a block less": (lambda p, x: x @ p["w"].at[:2, :3].subtract(0.5), {}),
     "padded": (lambda p, x: x @ jnp.pad(p["w"], ((0, 0), (2, 1))), {}),
     "padded all round": (
         lambda p, x: x[:, :6] @ lax.pad(p["w"], 0.5, [(-1, -1, 0), (1, 0, 1)]),
