@@ -9,6 +9,7 @@ members' weights.
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
@@ -71,23 +72,29 @@ def contract(
     weights: Float[Array, " pairs"],
 ) -> Float[Array, "*dims"]:
     """Returns Σ_p w_p Σ_r Π_k factor_k[p, ..., r], of the leaf's shape."""
-    dims = [f"dim{d}" for d in range(len(layout.shape))]
-    names = ["pair", *dims, "rank"]
-    letters = {name: i for i, name in enumerate(names)}
-    kept = [[i for i, n in enumerate(f.shape) if i == 0 or n != 1] for f in factors]
-    # Dimensions of size 1 are dropped, and put back at the end: einsum then sees the
-    # plain product of matrices that it is.
+    return _sum_of_products(factors, weights).reshape(layout.shape)
+
+
+@jax.jit  # traced once for all leaves alike
+def _sum_of_products(
+    factors: Sequence[Array], weights: Float[Array, " pairs"]
+) -> Float[Array, "..."]:
+    """What `contract` returns, without the dimensions of size 1.
+
+    Einsum then sees the plain product of matrices that it is.
+    """
+    dims = range(1, factors[0].ndim - 1)  # the pairs before, the rank behind
     operands = []
-    for factor, keep in zip(factors, kept, strict=True):
-        thin = factor.reshape([factor.shape[i] for i in keep]).astype(weights.dtype)
-        operands.append((thin, [letters[names[i]] for i in keep]))
+    for factor in factors:
+        kept = [i for i, n in enumerate(factor.shape) if i == 0 or n != 1]
+        thin = factor.reshape([factor.shape[i] for i in kept]).astype(weights.dtype)
+        operands.append((thin, kept))
     first, labels = operands[0]
     weighted = first * weights.reshape(-1, *(1,) * (first.ndim - 1))
-    present = {n for _, ns in operands for n in ns}
-    out = [letters[d] for d in dims if letters[d] in present]
+    present = {i for _, kept in operands for i in kept}
+    out = [d for d in dims if d in present]
     flat = [x for pair in [(weighted, labels), *operands[1:]] for x in pair]
-    total = jnp.einsum(*flat, out, preferred_element_type=weights.dtype)
-    return total.reshape(layout.shape)
+    return jnp.einsum(*flat, out, preferred_element_type=weights.dtype)
 
 
 def scaled(

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Int8, Num, PRNGKeyArray, UInt32
 
-from eggroll.evolution.distributions import DISTRIBUTIONS, Distribution
+from eggroll.evolution import kernels
+from eggroll.evolution.distributions import DISTRIBUTIONS
 from eggroll.perturbation.layout import Layout
 
 
@@ -116,33 +117,39 @@ def _draw(
     repeat: int,
     sign: Num[Array, " members"] | None,
 ) -> list[tuple[Int8[Array, "members ..."], ...]]:
-    distribution = DISTRIBUTIONS[noise]
-    columns = [_columns(layout, distribution.bits) for layout in layouts]
+    columns = [_columns(x.factor_shapes, DISTRIBUTIONS[noise].bits) for x in layouts]
     words = _words(_leaf_keys(key, layouts), columns, pairs)
     if repeat > 1 or sign is not None:
         sign = jnp.ones(pairs.shape[0] * repeat) if sign is None else sign
         alone = [len(layout.factor_shapes) == 1 for layout in layouts]
         words = _for_members(words, repeat, sign, np.repeat(alone, columns))
     first, second = words
-    drawn, start = [], 0
-    for layout, n in zip(layouts, columns, strict=True):
-        own = [half[:, start : start + n] for half in (first, second)]
-        drawn.append(_decode(layout, own, distribution))
-        start += n
-    return drawn
+    starts = kernels.hidden(np.cumsum(columns) - columns)
+    return [
+        _taken(first, second, start, layout.factor_shapes, noise)
+        for start, layout in zip(starts, layouts, strict=True)
+    ]
 
 
-def _columns(layout: Layout, bits: int) -> int:
-    """How many calls of the generator, of two words each, a leaf's noise takes."""
-    words = [math.ceil(math.prod(s) * bits / 32) for s in layout.factor_shapes]
-    return math.ceil(words[0] / 2) if len(words) == 1 else max(words, default=0)
-
-
-def _decode(
-    layout: Layout, words: Sequence[Array], distribution: Distribution
+@functools.partial(jax.jit, static_argnames=("shapes", "noise"))  # traced once
+def _taken(
+    first: UInt32[Array, "members columns"],
+    second: UInt32[Array, "members columns"],
+    start: UInt32[Array, ""],
+    shapes: tuple[tuple[int, ...], ...],
+    noise: str,
 ) -> tuple[Int8[Array, "members ..."], ...]:
-    """Turns the two words of each call into factors: one each, or both into one."""
-    shapes = layout.factor_shapes
+    """Takes a leaf's words, two of each call, and turns them into its factors.
+
+    They make one factor each, or both the only one.
+    """
+    distribution = DISTRIBUTIONS[noise]
+    size = _columns(shapes, distribution.bits)
+    zero = np.uint32(0)
+    words = [
+        jax.lax.dynamic_slice(half, (zero, start), (half.shape[0], size))
+        for half in (first, second)
+    ]
     if len(shapes) == 1:
         words = [jnp.concatenate(words, axis=1)]
     factors = []
@@ -153,6 +160,12 @@ def _decode(
         )
         factors.append(values[:, :size].reshape(-1, *shape))
     return tuple(factors)
+
+
+def _columns(shapes: Sequence[tuple[int, ...]], bits: int) -> int:
+    """How many calls of the generator, of two words each, a leaf's noise takes."""
+    words = [math.ceil(math.prod(s) * bits / 32) for s in shapes]
+    return math.ceil(words[0] / 2) if len(words) == 1 else max(words, default=0)
 
 
 def _words(

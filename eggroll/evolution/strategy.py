@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
-from eggroll.evolution import estimate, factors, notices, shaping as shapings
+from eggroll.evolution import estimate, factors, kernels, notices, shaping as shapings
 from eggroll.evolution.distributions import Noise, unit_scale
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.gradient_estimator import GradientEstimator
@@ -149,7 +149,6 @@ class EvolutionStrategy(GradientEstimator):
         weights = one_per_member(weights, self.population, "weight")
         weights = self._on_device(weights)
         weights, unit = estimate.pair_weights(weights, antithetic=self.antithetic)
-        sums = self._sum_over_pairs(generation, weights, estimate.contract)
         sigma = generation.sigma
         assert sigma is not None  # as it would be for integers
         is_sound = (sigma > 0) & jnp.isfinite(sigma)
@@ -160,6 +159,8 @@ class EvolutionStrategy(GradientEstimator):
                 "zero",
             )
         factor = jnp.where(is_sound, 1 / (self.population * sigma), 0)
+        weights, factor, unit = kernels.kept((weights, factor, unit))
+        sums = self._sum_over_pairs(generation, weights, estimate.contract)
         # The unit comes last: before, a product of large ones might overflow.
         return generation.arranged(
             estimate.scaled(
