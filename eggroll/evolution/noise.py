@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Int8, Num, PRNGKeyArray, UInt32
 
 from eggroll.evolution import kernels
-from eggroll.evolution.distributions import DISTRIBUTIONS
+from eggroll.evolution.distributions import DISTRIBUTIONS, Distribution
 from eggroll.perturbation.layout import Layout
 
 
@@ -117,8 +117,9 @@ def _draw(
     repeat: int,
     sign: Num[Array, " members"] | None,
 ) -> list[tuple[Int8[Array, "members ..."], ...]]:
-    columns = [_columns(x.factor_shapes, DISTRIBUTIONS[noise].bits) for x in layouts]
-    words = _words(_leaf_keys(key, layouts), columns, pairs)
+    distribution = DISTRIBUTIONS[noise]
+    columns = [_columns(x.factor_shapes, distribution.bits) for x in layouts]
+    words = _words(_leaf_keys(key, layouts), columns, pairs, distribution)
     if repeat > 1 or sign is not None:
         sign = jnp.ones(pairs.shape[0] * repeat) if sign is None else sign
         alone = [len(layout.factor_shapes) == 1 for layout in layouts]
@@ -172,6 +173,7 @@ def _words(
     keys: UInt32[Array, "leaves 2"],
     columns: Sequence[int],
     pairs: Int[Array, " pairs"],
+    distribution: Distribution,
 ) -> tuple[UInt32[Array, "pairs columns"], UInt32[Array, "pairs columns"]]:
     """Runs the generator for each pair: each leaf's key with the counters 0, 1, ...
 
@@ -190,6 +192,8 @@ def _words(
     rows = -(-count // _BLOCKS)
     padded = jnp.pad(pairs.astype(jnp.uint32), (0, rows * _BLOCKS - count))
     halves = jax.lax.map(block, padded.reshape(_BLOCKS, rows))
+    if distribution.translate is not None:
+        halves = (jax.lax.map(distribution.translate, half) for half in halves)
     return tuple(half.reshape(-1, len(counters))[:count] for half in halves)
 
 
