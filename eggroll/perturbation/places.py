@@ -1,5 +1,7 @@
 """Where in a user's function an operation stands."""
 
+import contextlib
+import functools
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -7,14 +9,19 @@ import jax
 from jax.extend.core import JaxprEqn
 
 
-# The frames of a traceback that say nothing of where a user's function is.
-_OURS = tuple(
-    f"{folder}/"
-    for folder in (
-        pathlib.Path(jax.__file__).parent,
-        pathlib.Path(jax.__file__).parent.with_name("jaxlib"),
-        pathlib.Path(__file__).parent.parent,
-    )
+# The frames of a traceback that say nothing of where a user's function is. (JAX wraps
+# functions of its own by Python's means.)
+_OURS = (
+    contextlib.__file__,
+    functools.__file__,
+    *(
+        f"{folder}/"
+        for folder in (
+            pathlib.Path(jax.__file__).parent,
+            pathlib.Path(jax.__file__).parent.with_name("jaxlib"),
+            pathlib.Path(__file__).parent.parent,
+        )
+    ),
 )
 
 

@@ -182,6 +182,10 @@ PROGRAMS: dict[str, tuple[Any, dict[str, str]]] = {
         )[0],
         {},
     ),
+    "product of two, by einsum": (
+        lambda p, x: x @ jnp.einsum("ik,jk->ij", p["w"], p["v"][:5]),
+        {"v": "dot_general"},
+    ),
     # products of other kinds
     "depthwise convolution": (
         lambda p, x: (
