@@ -47,7 +47,7 @@ class Distribution(NamedTuple):
 
 def _signs(words: UInt32[Array, "members words"]) -> Int8[Array, "members values"]:
     """Unpacks each bit into -1 or +1."""
-    lane = jnp.arange(32 * words.shape[1], dtype=jnp.int32) & 31
+    lane = jnp.arange(32 * words.shape[1], dtype=jnp.int32)[None] & 31
     copies = jnp.repeat(words.astype(jnp.int32), 32, axis=1)
     return (((copies << (31 - lane)) >> 31) | 1).astype(jnp.int8)
 
@@ -59,7 +59,7 @@ def _looked_up(
     """Looks each half of a word up in a table of quantiles."""
     index = lax.bitcast_convert_type(words, jnp.uint16).reshape(words.shape[0], -1)
     values = jnp.asarray(table()).at[index].get(mode="promise_in_bounds")
-    nothing = jnp.arange(values.shape[1], dtype=jnp.int32) >> 31
+    nothing = jnp.arange(values.shape[1], dtype=jnp.int32)[None] >> 31
     return values ^ nothing.astype(jnp.int8)
 
 
@@ -77,7 +77,7 @@ def _bytes_looked_up(
 
 def _odd(words: UInt32[Array, "members words"]) -> Int8[Array, "members values"]:
     """Unpacks each byte x into 2x + 1."""
-    lane = jnp.arange(4 * words.shape[1], dtype=jnp.int32) & 3
+    lane = jnp.arange(4 * words.shape[1], dtype=jnp.int32)[None] & 3
     copies = jnp.repeat(words.astype(jnp.int32), 4, axis=1)
     return (((copies << (24 - 8 * lane)) >> 23) | 1).astype(jnp.int8)
 

@@ -95,9 +95,10 @@ def sum_over_pairs(
     def local(key: PRNGKeyArray, rows: tuple[Array, Array]) -> list[Any]:
         def part(rows: tuple[Array, Array], counts: Array) -> list[Any]:
             pairs, w = rows
+            w = w * counts.astype(w.dtype)
             drawn = noises.draw(layouts, key, pairs, distribution)
             return [
-                None if layout.is_frozen else contract(layout, factors, w * counts)
+                None if layout.is_frozen else contract(layout, factors, w)
                 for layout, factors in zip(layouts, drawn, strict=True)
             ]
 

@@ -216,7 +216,7 @@ def _for_members(
 
     def expand(half: Any) -> UInt32[Array, "members columns"]:
         words, mask = half
-        return jnp.repeat(words, repeat, axis=0) ^ (flip & mask)
+        return jnp.repeat(words, repeat, axis=0) ^ (flip & mask[None])
 
     return jax.lax.map(expand, (jnp.stack(words), mirrored.astype(np.uint32)))
 

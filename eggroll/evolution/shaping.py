@@ -176,7 +176,7 @@ def pair_sign(fitness: Num[Array, " members"]) -> Float[Array, " members"]:
             f"members, got {fitness.shape[0]}; use another shaping, or one more member"
         )
     plus, minus = fitness[0::2], fitness[1::2]
-    half = ((plus > minus) - 1.0 * (plus < minus)) / 2
+    half = jnp.where(plus > minus, 0.5, jnp.where(plus < minus, -0.5, 0.0))
     return jnp.stack([half, -half], axis=1).reshape(-1)
 
 
@@ -246,7 +246,8 @@ def _rank(
     ordered = jnp.sort(fitness)  # NaN goes last
     below = jnp.searchsorted(ordered, fitness, side="left")
     through = jnp.searchsorted(ordered, fitness, side="right")
-    best = jnp.sum(counts) - 1
-    rank = (below + through - 1) / 2 / jnp.maximum(best, 1)
+    best = jnp.sum(counts).astype(jnp.float32) - 1
+    twice = (below + through - 1).astype(jnp.float32)
+    rank = twice / 2 / jnp.maximum(best, 1)
     # Who is alone is neither the best nor the worst.
     return jnp.where(counts, jnp.where(best > 0, rank - 0.5, 0), jnp.nan)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import quick
 from jax.sharding import AxisType
+from programs import PROGRAMS
 
 import eggroll
 from eggroll import EvolutionStrategy
@@ -30,6 +31,8 @@ MODES = {
     "default rbg": lambda: jax.default_prng_impl("rbg"),
     "explicit axes": explicit_axes,
     "key reuse": lambda: jax.debug_key_reuse(True),
+    "strict types": lambda: jax.numpy_dtype_promotion("strict"),
+    "strict ranks": lambda: jax.numpy_rank_promotion("raise"),
 }
 TYPES = ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float64"]
 CASES = {
@@ -78,3 +81,45 @@ def battery(dtype, key):
         assert np.any(a)
     covered = eggroll.coverage(loss, params, tokens)
     assert not any(leaf.is_written_out for leaf in covered.leaves)
+
+
+# Of the battery (tests/perturbation/test_battery.py), those that are written so that
+# plain members run in every mode, too.
+SOME = ["two experts by gather", "layers scanned in pairs", "coupling flow"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", SOME)
+@pytest.mark.parametrize("name", CASES)
+def test_programs_of_the_battery_agree_in_every_mode(name, program):
+    mode, dtype, key = CASES[name]
+    one = PROGRAMS[program]
+    if dtype == "float64":
+        mode = MODES["x64"]
+    with mode() if mode else contextlib.nullcontext():
+        key = key() if key else jax.random.key(0)
+        params = jax.tree.map(lambda w: w.astype(dtype), one.params())
+        # What is narrower is widened by the function, as models do it.
+        narrow = jnp.finfo(dtype).bits < 32
+        wide = lambda w: w.astype("float32") if narrow else w
+        x = one.argument().astype("float64" if dtype == "float64" else "float32")
+        run = lambda params, x: one.apply(jax.tree.map(wide, params), x)
+        es = EvolutionStrategy(4, sigma=0.1)
+        outputs, generation = quick.jit(es.ask(run))(params, key, x)
+        expected = quick.jit(run)(es.member(generation, params, 3), x)
+        own = 8 * float(jnp.finfo(dtype).eps) if narrow else 1e-4
+        for a, b in zip(*map(jax.tree.leaves, (outputs, expected)), strict=True):
+            bound = own * float(jnp.max(jnp.abs(b)))
+            np.testing.assert_allclose(a[3], b, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("mode", ["strict types", "strict ranks"])
+@pytest.mark.parametrize("shaping", ["zscore", "centred_rank", "pair_sign"])
+def test_gradients_promote_nothing_in_silence(mode, shaping):
+    with MODES[mode]():
+        es = EvolutionStrategy(
+            8, sigma=0.1, chunk_size=2, shaping=getattr(eggroll.shaping, shaping)
+        )
+        params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
+        fn = lambda p, x: jnp.sum(jnp.tanh(x @ p["w"] + p["b"]))
+        jax.eval_shape(es.grad(fn), params, jax.random.key(0), jnp.ones(4))

@@ -21,6 +21,7 @@ from scipy import integrate, special, stats
 
 import eggroll
 from eggroll import EvolutionStrategy, Perturbed, perturbed, shaping
+from eggroll.evolution.distributions import std
 
 
 KEY = jax.random.key(0)
@@ -95,12 +96,13 @@ def test_an_estimate_is_the_mean_of_what_the_pairs_contribute(rank):
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-EDGES = np.array([2.5, 14.5, 29.5, 58.5, 116.5]) / 29  # between values of a factor
+# Between values of a factor, and between slices of a Gaussian.
+EDGES = np.array([0, 20, 64, 106, 160]) / std("gaussian")
 
 
 @pytest.mark.parametrize("rank", [1, 2, 5, None])
 @pytest.mark.parametrize(
-    ("low", "high"), itertools.pairwise(EDGES), ids=["near", "to 1", "to 2", "far"]
+    ("low", "high"), itertools.pairwise(EDGES), ids=["near", "to 1.6", "to 2.6", "far"]
 )
 def test_t1_a_step_of_fitness_yields_the_area_below_the_curve_of_figure_3(
     rank, low, high
