@@ -14,6 +14,8 @@ from jax import lax
 from jax.extend import core, source_info_util
 from jax.interpreters import partial_eval
 
+from eggroll.perturbation import jaxprs, meshes
+
 
 ROOT = Path(__file__).parent.parent.parent
 MODULES = {
@@ -51,6 +53,13 @@ def equation(function, primitive):
     return found
 
 
+def shards(part):
+    types = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((1,), ("x",), axis_types=types)
+    spec = jax.sharding.PartitionSpec("x")
+    return jax.shard_map(part, mesh=mesh, in_specs=spec, out_specs=spec)
+
+
 step = lambda c, x: (c, x)
 PARAMETERS = {
     "scan": (
@@ -63,6 +72,22 @@ PARAMETERS = {
     ),
     "cond": (lambda x: lax.cond(x[0] > 0, jnp.sin, jnp.cos, x), ["branches"]),
     "jit": (jax.jit(jnp.sin), ["jaxpr"]),
+    "custom_jvp_call": (jax.nn.relu, ["call_jaxpr"]),
+    "gather": (
+        lambda x: x[jnp.array([0, 2])],
+        ["dimension_numbers", "slice_sizes", "mode", "fill_value"],
+    ),
+    "shard_map": (
+        lambda x: shards(jnp.sin)(x),
+        [
+            "jaxpr",
+            "mesh",
+            "in_specs",
+            "out_specs",
+            "check_vma",
+            {"newly_manual_axes", "manual_axes"},
+        ],
+    ),
     "dot_general": (
         lambda x: x @ x,
         ["dimension_numbers", "precision", "out_sharding", "preferred_element_type"],
@@ -94,6 +119,19 @@ def test_an_equation_says_its_context_and_place():
         for part in path.split("."):
             assert hasattr(found, part), f"an equation has no {path} any more"
             found = getattr(found, part)
+
+
+def test_what_is_asked_for_carefully_is_still_there():
+    """A missing attribute would be taken for a no."""
+    seen = []
+    jax.eval_shape(shards(lambda x: seen.append(jax.typeof(x)) or x), jnp.ones(3))
+    assert meshes.varying(seen[0]) == {"x"}, "types have no manual_axis_type any more"
+    said = lambda x: jax.debug.print("{}", x, ordered=True) or x
+    closed = jax.make_jaxpr(said)(1.0)
+    assert jaxprs.has_ordered_effects(closed), "no effect is called Ordered any more"
+    held = jax.make_jaxpr(lambda x: jax.new_ref(x)[...])(jnp.ones(3))
+    references = [v for e in held.eqns for v in e.outvars if jaxprs.is_reference(v)]
+    assert references, "types of references have no inner_aval any more"
 
 
 def test_no_other_unstable_module_is_imported():
