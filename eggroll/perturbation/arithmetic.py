@@ -120,8 +120,8 @@ def _gained(
     if len(along) > 1 or is_dear:
         return None
     number = number.materialise() if is_perturbed(number) else number
-    gain = operation(1, _compact(number, along).astype(jnp.float32))
     whole = leaf if is_perturbed(leaf) else Perturbed(leaf, ())
+    gain = operation(1, _compact(number, along).astype(whole.accumulator))
     return whole.times(gain.reshape(gain.shape or (1,) * leaf.ndim))
 
 
@@ -132,6 +132,8 @@ def _negated(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
 def _selected(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     """A weight with a constant in the place of some rows: those do not evolve."""
     which, *cases = operands
+    if is_perturbed(cases[0]) and all(x is cases[0] for x in cases):
+        return cases[0]  # the same in any case: so JAX maps what a switch needs
     perturbed = [i for i, x in enumerate(cases) if is_perturbed(x)]
     if len(perturbed) != 1 or is_perturbed(which) or not jnp.ndim(which):
         return None

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num, Shaped
 
-from eggroll.perturbation.product import dot_general
+from eggroll.perturbation.product import dot_general, promoted
 from eggroll.perturbation.scale import Multiple, Scale, Shift
 
 
@@ -215,7 +215,7 @@ class Perturbed:
         if self.dtype.itemsize == 1 and jnp.issubdtype(self.dtype, jnp.floating):
             return jnp.dtype(jnp.float32)  # floats of 8 bits are promoted to nothing
         wide = jnp.int32 if self.is_integer else jnp.float32
-        return jnp.promote_types(self.dtype, wide)
+        return promoted(self.dtype, wide)
 
     @property
     def T(self) -> Self:

@@ -68,10 +68,10 @@ def dot_general(
         The product; dimensions: batch, then what is left of `x`, then of the leaf.
     """
     accumulator = leaf.accumulator
-    dtype = dtype or jnp.result_type(x.dtype, leaf.dtype)
+    dtype = dtype or promoted(x.dtype, leaf.dtype)
     is_complex = lambda x: jnp.issubdtype(x.dtype, jnp.complexfloating)
     if not leaf.is_integer:
-        accumulator = jnp.promote_types(accumulator, x.dtype)
+        accumulator = promoted(accumulator, x.dtype)
         is_lossy = is_complex(leaf) and not is_complex(x)
         if is_lossy or not jnp.issubdtype(x.dtype, jnp.inexact):
             x = x.astype(dtype)  # as it is, it would round the factors
@@ -93,6 +93,12 @@ def dot_general(
     for gain in after:
         out = out * gain
     return out.astype(dtype)
+
+
+def promoted(*types: Any) -> Any:
+    """The type that holds numbers of all these, in whatever mode JAX is."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*types)
 
 
 def _divided(x: Array, sharding: NamedSharding) -> Array:
@@ -189,7 +195,7 @@ def _multiply(
     needed = dict.fromkeys(n for f in later for n in f.names if n not in out)
     keep = [n for n in (*out, *needed) if n in here]
     summed = [n for n in here if n not in keep]
-    wide = jnp.promote_types(x.array.dtype, leaf.accumulator)
+    wide = promoted(x.array.dtype, leaf.accumulator)
     if _is_best_elementwise(x, factor, summed, is_integer=leaf.is_integer):
         return _Named(_sum_of_products(x, factor, keep, summed, wide), keep)
     number = {n: i for i, n in enumerate(here)}

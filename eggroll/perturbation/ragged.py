@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from eggroll.perturbation import jaxprs
 from eggroll.perturbation.interpreter import Interpreter, Use, is_perturbed
-from eggroll.perturbation.product import perturbation
+from eggroll.perturbation.product import perturbation, promoted
 
 
 ROW_BY_ROW = (((1,), (1,)), ((0,), (0,)))
@@ -32,7 +32,7 @@ def rule(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
         return shared(eqn, x, leaf, sizes)
     run.observe(Use.BATCH, leaf, "ragged_dot_general", (0,))
     run.observe(Use.CONTRACT, leaf, "ragged_dot_general", (1,))
-    wide = jnp.promote_types(leaf.accumulator, x.dtype)
+    wide = promoted(leaf.accumulator, x.dtype)
     base = shared(eqn, x, leaf.weight, sizes, preferred_element_type=wide)
     group = groups(sizes, x.shape[0])
     own = lambda f: f if f.shape[0] == 1 else f.at[group].get(mode="clip")

@@ -59,7 +59,7 @@ def delta_rule(p, x):
 @program(
     {
         "in": low(11, 26),
-        "conv": lost("conv_general_dilated", 3, 1, 13),
+        "conv": low(3, 1, 13, is_met=True),
         "to_state": low(13, 5 + 4 + 4),
         "step": low(5, 13),
         "a": lost("exp", 13, 4),
@@ -104,7 +104,7 @@ def linear_recurrent_unit(p, x):
 
 @program(
     {"rate": full(7, mean=1.0), "angle": full(7), "step": full(7)}
-    | {"b": lost("mul", 7, 11, 2), "c": low(2, 5, 7, stack=(0,))},
+    | {"b": low(7, 11, 2, stack=(2,), cols=(0,)), "c": low(2, 5, 7, stack=(0,))},
     (6, 11),
 )
 def s5_like(p, x):

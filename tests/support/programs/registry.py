@@ -24,7 +24,8 @@ class Leaf:
         dtype: of the array.
         mean: of its numbers.
         spread: of its numbers; None for one over the root of the rows.
-        is_met: whether a plain member computes values of the size of its matrices.
+        is_met: whether a plain member computes values of the size of its matrices, or
+            thin factors have it, as those of a depthwise convolution.
     """
 
     shape: tuple[int, ...]
