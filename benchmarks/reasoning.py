@@ -78,7 +78,7 @@ METHODS = {
             "completions": 8,
             "temperature": 1.0,
         },
-        tuple({"learning_rate": rate} for rate in (3e-5, 1e-4, 3e-4, 1e-3)),
+        tuple({"learning_rate": rate} for rate in (3e-6, 1e-5, 3e-5, 1e-4)),
     ),
     "MeZO": Method(
         {
@@ -89,7 +89,7 @@ METHODS = {
             "shaping": "centre",
             "examples": 32,
         },
-        tuple({"learning_rate": rate} for rate in (1e-5, 3e-5, 1e-4, 3e-4)),
+        tuple({"learning_rate": rate} for rate in (3e-6, 1e-5, 3e-5, 1e-4)),
         Likelihood,
     ),
     "RandOpt": Method(
