@@ -41,6 +41,8 @@ def _dot_general(eqn: JaxprEqn, operands: list[Any], run: Interpreter) -> Any:
     # and what is left of it moves back in front at the end.
     side = 1 if is_perturbed(operands[1]) else 0
     leaf, x = operands[side], operands[1 - side]
+    if len(batch[side]) == leaf.ndim:
+        return None  # element by element, as einsum writes it
     run.observe(Use.BATCH, leaf, "dot_general", batch[side])
     run.observe(Use.CONTRACT, leaf, "dot_general", contract[side])
     if not can_apply_gains(leaf, contract[side]):

@@ -127,7 +127,7 @@ def test_one_from_a_disk_is_refused_like_any_other(tmp_path):
 def test_one_from_a_release_with_other_noise_is_refused(monkeypatch):
     generation = ask(FLOAT)
     monkeypatch.setattr(eggroll.evolution.noise, "SCHEME", 99)
-    with pytest.raises(ValueError, match="scheme 1 where this strategy has 99"):
+    with pytest.raises(ValueError, match="scheme 2 where this strategy has 99"):
         FLOAT.gradient(generation, FITNESS)
 
 

@@ -353,7 +353,8 @@ def test_the_same_key_gives_the_same_result():
     assert not np.array_equal(five_steps(2).params["w"], one.params["w"])
 
 
-@pytest.mark.parametrize("target", [None, pytest.param(10.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [None, 10.0])
 def test_how_often_it_reports_changes_nothing(target):
     run = lambda every: minimise(
         quadratic, jnp.zeros(2), KEY, steps=40, report_every=every, target=target

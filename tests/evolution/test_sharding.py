@@ -105,6 +105,7 @@ def test_a_function_may_close_over_what_is_traced():
     assert np.any(grads["w"])
 
 
+@pytest.mark.slow
 def test_a_mesh_may_have_other_axes():
     devices = np.array(jax.devices()[:8]).reshape(4, 2)
     both = Mesh(devices, ("population", "model"), axis_types=(AxisType.Auto,) * 2)
@@ -190,9 +191,10 @@ def assert_close(found, expected):
 FULL = {"rank": 2, "noise": "gaussian", "antithetic": False, "chunk_size": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("own", "settings"),
-    [pytest.param(False, {}, marks=pytest.mark.slow), (True, FULL)],
+    [(False, {}), (True, FULL)],
     ids=["one key, at once", "a key each, in chunks"],
 )
 def test_each_shard_gets_value_and_gradient_of_its_own_data(own, settings):
@@ -252,6 +254,7 @@ def test_parameters_made_to_vary_keep_their_low_rank():
     assert_close(by_shards(step), by_turns(expected))
 
 
+@pytest.mark.slow
 def test_scores_of_each_shard_make_its_gradient():
     es = EvolutionStrategy(8, sigma=0.1)
 
@@ -262,6 +265,7 @@ def test_scores_of_each_shard_make_its_gradient():
     assert_close(by_shards(step), by_turns(step))
 
 
+@pytest.mark.slow
 def test_pmap_gives_what_one_device_gives():
     es = EvolutionStrategy(8, sigma=0.1, chunk_size=4)
     mean = lambda params, batch: lax.pmean(linear(params, batch), "data")

@@ -323,6 +323,7 @@ def test_ordered_callbacks_are_refused():
 # --- Strategies as values
 
 
+@pytest.mark.slow
 def test_sigma_may_be_traced_and_mapped():
     def run(sigma, key):
         es = strategy(sigma=sigma)

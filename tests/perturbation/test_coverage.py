@@ -184,7 +184,11 @@ PROGRAMS: dict[str, tuple[Any, dict[str, str]]] = {
     ),
     "product of two, by einsum": (
         lambda p, x: x @ jnp.einsum("ik,jk->ij", p["w"], p["v"][:5]),
-        {"v": "dot_general"},
+        {},
+    ),
+    "cumulated, by einsum": (
+        lambda p, x: x @ jnp.einsum("ij,ij->ij", p["w"], jnp.cumsum(p["w"], 0)),
+        {"w": "cumsum"},
     ),
     # products of other kinds
     "depthwise convolution": (

@@ -34,7 +34,15 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
         },
     },
 }
-each_estimator = pytest.mark.parametrize("name", ESTIMATORS)
+# Of those that differ in numbers alone, one is enough for the fast tests.
+SLOW = ("rank 2, rademacher", "rank 4, rademacher", "rank 2, gaussian")
+each_estimator = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in ESTIMATORS
+    ],
+)
 
 PARAMS = {
     "matrix": jnp.arange(12.0).reshape(4, 3) / 12,

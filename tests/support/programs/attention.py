@@ -61,7 +61,6 @@ def grouped_query_attention(p, x):
         "down": low(17, 13),
     },
     (5, 13),
-    quick=True,
 )
 def rotary_swiglu_block(p, x):
     heads = lambda y: y.reshape(5, 2, 13)
@@ -205,7 +204,7 @@ def vision_transformer(p, image):
     return x[0] @ p["head"]
 
 
-@program({"router": full(11, 1), "w": low(11, 11)}, (6, 11), quick=True)
+@program({"router": full(11, 1), "w": low(11, 11)}, (6, 11))
 def mixture_of_depths(p, x):
     """Half of the tokens pass through the block, and return to their places."""
     scores = (x @ p["router"])[:, 0]
@@ -233,7 +232,6 @@ def early_exit(p, x):
     {"q": low(13, 22), "k": low(13, 22), "v": frozen(13, 22), "s": full(2)},
     (5, 13),
     rules={"v": eggroll.frozen},
-    quick=True,
 )
 def query_key_norm(p, x):
     q, k, v = ((x @ p[name]).reshape(5, 2, 11) for name in "qkv")

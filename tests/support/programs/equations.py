@@ -55,7 +55,7 @@ def runge_kutta_in_a_scan(p, start):
     return lax.scan(step, start, np.full(3, 0.1, np.float32))
 
 
-@program(SCALAR, (2,), tolerance=1e-4, quick=True)
+@program(SCALAR, (2,), tolerance=1e-4)
 def hamiltonian_network(p, state):
     """Moved by the gradient of a network with respect to its input."""
     slope = jax.grad(lambda x: field(p, x)[0])

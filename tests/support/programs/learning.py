@@ -133,9 +133,7 @@ def reversible(w, v, a, b):
 reversible.defvjp(lambda *given: (reversible(*given), given), lambda given, _: given)
 
 
-@program(
-    {"w": low(2, 7, 5, stack=(0,)), "v": low(2, 5, 7, stack=(0,))}, (4, 12), quick=True
-)
+@program({"w": low(2, 7, 5, stack=(0,)), "v": low(2, 5, 7, stack=(0,))}, (4, 12))
 def reversible_layers(p, x):
     layer = lambda h, one: (reversible(one["w"], one["v"], *h), None)
     return lax.scan(layer, (x[:, :5], x[:, 5:]), p)[0]
@@ -158,7 +156,7 @@ def a_penalty_on_what_is_not_multiplied(p, x):
     return jnp.mean((x @ p["w"] @ p["decay"]) ** 2) + jnp.sum(p["decay"] ** 2)
 
 
-@program({"memory": low(17, 11), "q": low(7, 11), "v": low(11, 5)}, (7,), quick=True)
+@program({"memory": low(17, 11), "q": low(7, 11), "v": low(11, 5)}, (7,))
 def memory_read_by_similarity(p, x):
     state = x @ p["q"]
     for _ in range(2):

@@ -82,7 +82,6 @@ def experts_by_a_switch_under_vmap(p, x):
     {"w": frozen(11, 13), "a": low(11, 2), "b": low(2, 13)},
     (5, 11),
     rules={"w": eggroll.frozen},
-    quick=True,
 )
 def adapter_beside_a_frozen_weight(p, x):
     return x @ p["w"] + 4.0 * (x @ p["a"]) @ p["b"]
@@ -112,7 +111,6 @@ def an_adapter_for_each_row(p, given):
     {"w": low(4, 11, 13, cols=(0, 2)), "b": full(4, 13)}  # read by all: one product
     | {"v": low(4, 13, 7, stack=(0,))},
     (5, 11),
-    quick=True,
 )
 def ensemble_by_vmap(p, x):
     outs = jax.vmap(lambda p: jnp.tanh(x @ p["w"] + p["b"]) @ p["v"])(p)

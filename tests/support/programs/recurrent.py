@@ -92,7 +92,6 @@ def mamba_like(p, x):
     {"nu": full(7), "theta": full(7), "d": full(11)}
     | {"b_re": low(11, 7), "b_im": low(11, 7), "c_re": low(7, 11), "c_im": low(7, 11)},
     (6, 11),
-    quick=True,
 )
 def linear_recurrent_unit(p, x):
     decay = jnp.exp(-jnp.exp(p["nu"]) + 1j * jnp.exp(p["theta"]))
@@ -198,7 +197,6 @@ def retention_in_chunks(p, x):
 @program(
     {"filter_in": low(3, 13), "filter_out": low(13, 11), "in": low(11, 22)},
     (8, 11),
-    quick=True,
 )
 def long_convolution_by_fft(p, x):
     """Filters as long as the sequence, made by a network of the time (Hyena)."""

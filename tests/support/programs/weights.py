@@ -24,7 +24,6 @@ def weight_norm(p, x):
 @program(
     {"w": low(11, 13)},
     (5, 11),
-    quick=True,
 )
 def spectral_norm(p, x):
     """(Its length is a number, which stays apart.)"""
@@ -78,7 +77,7 @@ def fake_quantisation_of_activations(p, x):
 INT8 = jnp.asarray(np.random.default_rng(2).integers(-127, 128, (11, 13)), jnp.int8)
 
 
-@program({"q": INT8, "scale": full(13), "v": low(13, 7)}, (5, 11), quick=True)
+@program({"q": INT8, "scale": full(13), "v": low(13, 7)}, (5, 11))
 def whole_weights_with_scales(p, x):
     """Whole numbers are left alone; their scales evolve, behind the product."""
     return ((x @ p["q"].astype(jnp.float32)) * p["scale"] / 127) @ p["v"]
@@ -104,7 +103,7 @@ def monarch_matrices(p, x):
     return jnp.einsum("toi,oij->tjo", h, p["b"]).reshape(2, 28)
 
 
-@program({"a": lost("mul", 3, 5), "b": lost("mul", 4, 2)}, (5, 12), quick=True)
+@program({"a": lost("mul", 3, 5), "b": lost("mul", 4, 2)}, (5, 12))
 def kronecker_product(p, x):
     return x @ jnp.kron(p["a"], p["b"])
 
@@ -134,7 +133,7 @@ def network_that_makes_weights(p, x):
     return x @ w
 
 
-@program({"w": low(11, 13), "again": low(11, 13)}, (5, 11), quick=True)
+@program({"w": low(11, 13), "again": low(11, 13)}, (5, 11))
 def sums_and_differences_of_weights(p, x):
     return x @ (p["w"] - p["again"]), x @ (p["w"] + 2 * p["again"])
 
@@ -159,7 +158,7 @@ def odd_pytree(p, x):
     return (h @ w)[:, shift] * named["number"]
 
 
-@program(low(11, 13), (5, 11), quick=True)
+@program(low(11, 13), (5, 11))
 def parameters_that_are_one_array(w, x):
     return jnp.tanh(x @ w) @ w.T
 
@@ -187,7 +186,6 @@ def widened_from_float16(p, x):
     {"w": low(11, 13), "full": full(13, 7), "still": frozen(7, 5)},
     (5, 11),
     rules={"full": eggroll.full_rank(), "still": eggroll.frozen},
-    quick=True,
 )
 def a_rule_for_each_leaf(p, x):
     return jnp.tanh(jnp.tanh(x @ p["w"]) @ p["full"]) @ p["still"]
