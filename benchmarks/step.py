@@ -2,8 +2,8 @@
 
     python -m benchmarks.step [--repetitions 11] [--json FILE]
 
-An unmodified Flax MLP of four layers, all members on the same rows: `value_and_grad` and
-SGD, noise drawn and contracted within, beside the unperturbed network on as many rows.
+An unmodified Flax MLP of four layers, all members on the same rows: `value_and_grad`
+and SGD, noise drawn and contracted within, beside the plain network on as many rows.
 The cases of a table take turns; the figure is the ratio of medians, of processor time.
 """
 
