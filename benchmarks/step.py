@@ -22,6 +22,7 @@ from flax import nnx
 
 import eggroll
 from benchmarks.forward import MLP
+from eggroll.evolution.distributions import Noise
 
 
 CASES = ((256, 1024, 16), (256, 4096, 1), (1024, 256, 16))
@@ -36,7 +37,7 @@ def cases(width: int, population: int, rows: int) -> dict[str, Callable[[], Any]
     loss = lambda params, x: jnp.mean(apply(params, x) ** 2)
     optimizer = optax.sgd(0.01)
 
-    def step(noise: str) -> Callable[[], Any]:
+    def step(noise: Noise) -> Callable[[], Any]:
         es = eggroll.EvolutionStrategy(population, sigma=0.01, noise=noise)
 
         @jax.jit
