@@ -331,6 +331,7 @@ def test_sigma_that_was_wrong_adapts_and_arrives_where_a_fixed_one_does_not(make
     assert abs(ratio[0] - ratio[1]) < 0.3
 
 
+@pytest.mark.slow
 def test_descents_side_by_side_equal_those_one_by_one():
     rule = spread_target(0.1, leak=0, lowest=1e-6, highest=10)
     starts = jnp.array([0.005, 5.0, 0.005, 5.0])

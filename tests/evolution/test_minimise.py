@@ -262,6 +262,7 @@ def test_it_stops_at_the_very_step_that_reaches_the_target():
     assert (done.steps, done.reason) == (0, "the target is reached")
 
 
+@pytest.mark.slow
 def test_it_stops_when_patience_is_at_its_end():
     start = jnp.full(2, 3.0)  # where nothing can improve
     result = minimise(quadratic, start, KEY, steps=50, patience=7)

@@ -338,6 +338,7 @@ def test_sigma_may_be_traced_and_mapped():
             close(one, run(float(sigmas[i]), keys[j]))
 
 
+@pytest.mark.slow
 def test_a_strategy_is_a_pytree_of_its_sigma():
     es = strategy(rules={"b": eggroll.frozen}, shaping=eggroll.shaping.groups(4))
     assert jax.tree.leaves(es) == [0.1]

@@ -26,6 +26,7 @@ MODES = {
     "paper": dict(noise="truncated", rounding="floor", weighting="sign"),
 }
 each_mode = pytest.mark.parametrize("mode", MODES)
+QUICK = ("default", "gaussian")
 KEY = jax.random.key(0)
 
 
@@ -114,7 +115,13 @@ def test_each_member_agrees_with_numpy_bit_for_bit(mode):
         assert fitness[member] == expected[1]
 
 
-@each_mode
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(mode, marks=[] if mode in QUICK else pytest.mark.slow)
+        for mode in MODES
+    ],
+)
 def test_votes_agree_with_numpy(mode):
     strategy, fitness, _, generation, counted = results(mode)
     pairs = [factors(strategy, generation, p) for p in range(POPULATION // 2)]

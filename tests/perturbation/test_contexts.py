@@ -188,6 +188,7 @@ def test_products_in_explicit_meshes_are_low_rank_and_lie_where_asked():
     assert out.sharding.spec == P(None, None, "model")
 
 
+@pytest.mark.slow
 @devices
 def test_what_is_carried_keeps_the_sharding_in_its_type():
     mesh, _ = meshes()["model alone"]
@@ -226,6 +227,7 @@ def test_partial_sums_that_stay_apart_are_written_out():
     assert leaf.materialised == ("dot_general",)
 
 
+@pytest.mark.slow
 @devices
 def test_the_mesh_of_a_strategy_may_have_an_explicit_population():
     mesh = jax.make_mesh((8,), ("population",), axis_types=(AxisType.Explicit,))

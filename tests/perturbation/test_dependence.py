@@ -140,6 +140,7 @@ def test_how_each_argument_reaches_the_result(case):
     assert reaches(jax.make_jaxpr(function)(*[V] * len(expected))) == [*expected]
 
 
+@pytest.mark.slow
 def test_what_is_stopped_or_unused_has_no_derivative():
     """(The converse does not hold: a rounded number has none, and is learnt from.)"""
     for name, (function, expected) in CASES.items():

@@ -35,7 +35,12 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     },
 }
 # Of those that differ in numbers alone, one is enough for the fast tests.
-SLOW = ("rank 2, rademacher", "rank 4, rademacher", "rank 2, gaussian")
+SLOW = (
+    "rank 2, rademacher",
+    "rank 4, rademacher",
+    "rank 2, gaussian",
+    "full rank, gaussian",
+)
 each_estimator = pytest.mark.parametrize(
     "name",
     [

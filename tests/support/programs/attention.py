@@ -177,7 +177,7 @@ def layers_scanned_in_pairs(p, x):
     return lax.scan(turn, x, pairs)
 
 
-@program([{"w": low(11, 17), "v": low(17, 11)} for _ in range(3)], (5, 11), quick=True)
+@program([{"w": low(11, 17), "v": low(17, 11)} for _ in range(3)], (5, 11))
 def layers_stacked_by_the_function(p, x):
     stacked = jax.tree.map(lambda *w: jnp.stack(w), *p)
     layer = lambda x, one: (x + jnp.tanh(x @ one["w"]) @ one["v"], None)

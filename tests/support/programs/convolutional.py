@@ -28,7 +28,6 @@ def standardised(x, axes, scale, shift):
         "norm": full(2, 7, mean=1.0),
     },
     (2, 4, 4, 5),
-    quick=True,
 )
 def residual_block_with_group_norm(p, x):
     def norm(h):

@@ -111,7 +111,6 @@ def fourier_neural_operator(p, x):
 @program(
     {"hidden": [low(3, 11), low(4, 11)], "out": [low(11, 8), low(11, 6)]},
     (5, 7),
-    quick=True,
 )
 def coupling_flow(p, x):
     """A density by changes of variables, half of them at a time."""

@@ -107,7 +107,7 @@ def planning_by_the_best_of_many(p, state):
     return worth(lax.scan(turn, jnp.zeros((3, 2)), keys)[0])
 
 
-@program({"left": low(11, 7), "right": low(13, 7), "heat": full()}, (5, 24), quick=True)
+@program({"left": low(11, 7), "right": low(13, 7), "heat": full()}, (5, 24))
 def contrastive_towers(p, pairs):
     norm = lambda h: h / jnp.linalg.norm(h, axis=1, keepdims=True)
     a, b = norm(pairs[:, :11] @ p["left"]), norm(pairs[:, 11:] @ p["right"])

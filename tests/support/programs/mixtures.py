@@ -28,7 +28,7 @@ def experts_by_one_hot_with_a_capacity(p, x):
     return jnp.einsum("tec,ecd->td", sent * gates.max(1)[:, None, None], out)
 
 
-@program(EXPERTS, (6, 11), quick=True)
+@program(EXPERTS, (6, 11))
 def two_experts_by_gather(p, x):
     top, chosen = lax.top_k(x[:, :7] @ p["router"], 2)
     h = jax.nn.relu(jnp.einsum("td,tkdf->tkf", x, p["up"][chosen]))
@@ -135,7 +135,6 @@ EDGES = jnp.array([[0, 1, 2, 3, 0, 4], [1, 2, 0, 0, 3, 1]])
 @program(
     {"message": low(11 + 11, 13), "update": low(11 + 13, 11), "out": low(11, 7)},
     (5, 11),
-    quick=True,
 )
 def graph_network_by_segment_sum(p, nodes):
     for _ in range(2):

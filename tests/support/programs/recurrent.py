@@ -117,7 +117,7 @@ def s5_like(p, x):
     return (states @ lax.complex(*p["c"]).T).real
 
 
-@program({"z": low(11, 13), "h": low(11, 13), "out": low(13, 7)}, (6, 11), quick=True)
+@program({"z": low(11, 13), "h": low(11, 13), "out": low(13, 7)}, (6, 11))
 def minimal_gru_by_an_associative_scan(p, x):
     z = jax.nn.sigmoid(x @ p["z"])
     return linear_scan(1 - z, z * jnp.tanh(x @ p["h"])) @ p["out"]

@@ -42,7 +42,7 @@ def pruned_element_by_element(p, x):
     return jnp.tanh(x @ (p["w"] * mask)) @ p["v"]
 
 
-@program({"w": low(11, 13), "v": low(13, 7)}, (5, 11), quick=True)
+@program({"w": low(11, 13), "v": low(13, 7)}, (5, 11))
 def pruned_unit_by_unit(p, x):
     kept = np.arange(13) % 3 > 0
     return jnp.tanh(x @ jnp.where(kept, p["w"], 0)) @ (p["v"] * kept[:, None])
@@ -121,7 +121,7 @@ def toeplitz_matrix(p, x):
     return x @ numbers[place]
 
 
-@program({"w": low(5, 7, 3, cols=(0, 2)), "b": full(3)}, (4, 12), quick=True)
+@program({"w": low(5, 7, 3, cols=(0, 2)), "b": full(3)}, (4, 12))
 def bilinear_layer(p, x):
     return jnp.einsum("ti,tj,ijo->to", x[:, :5], x[:, 5:], p["w"]) + p["b"]
 
@@ -168,7 +168,6 @@ def parameters_that_are_one_array(w, x):
     | {"norm": full(13, mean=1.0), "v": low(13, 7, dtype="bfloat16")},
     (5, 11),
     tolerance=2**-6,
-    quick=True,
 )
 def bfloat16_with_a_float32_norm(p, x):
     h = x.astype(jnp.bfloat16) @ p["w"] + p["b"]
