@@ -60,17 +60,18 @@ def flow(closed: ClosedJaxpr, is_leaf: Sequence[bool], is_data: Sequence[bool]) 
         is_leaf: which of its arguments are leaves.
         is_data: which are data; the rest are constants.
     """
-    walk = _Walk({}, {}, set(), {}, trial=_Walk({}, {}, set(), {}))
+    multiplied: set[int] = set()  # also by what a loop changes later
+    walk = _Walk({}, {}, multiplied, {}, trial=_Walk({}, {}, multiplied, {}))
     origins = [
         _LEAF << k if leaf else _DATA * data
         for k, (leaf, data) in enumerate(zip(is_leaf, is_data, strict=True))
     ]
     walk(closed.jaxpr, origins)
-    multiplied = _any(walk.multiplied)
+    matrices = _any(multiplied)
     return Flow(
         frozenset(v for v, origin in walk.found.items() if origin & _DATA),
         frozenset(v for v, origin in walk.found.items() if origin),
-        frozenset(k for k in range(len(is_leaf)) if multiplied & (_LEAF << k)),
+        frozenset(k for k in range(len(is_leaf)) if matrices & (_LEAF << k)),
         walk.along,
     )
 
@@ -83,7 +84,8 @@ class _Walk(NamedTuple):
         known: the results of a function, by itself and what its arguments are made of.
         multiplied: what is multiplied, as often as there is a product.
         along: of what has been spread over new dimensions, those it had before.
-        trial: another, to try out what loops do; None for the trial itself.
+        trial: another, to try out what loops do; None for the trial itself. They share
+            what is multiplied: what is a state in the end may begin as a matrix.
     """
 
     found: dict[Var, int]
@@ -116,8 +118,10 @@ class _Walk(NamedTuple):
             return nested(eqn, given, self)
         if eqn.primitive.name == "broadcast_in_dim":
             self.along[eqn.outvars[0]] = _spread(eqn)
-        if _multiplies(eqn, _any(given)):
-            self.multiplied.add(_any(given))
+        origin = _any(given)
+        is_trial = self.trial is None  # a state at first is no matrix among matrices
+        if _multiplies(eqn, origin) and (origin & _DATA or not is_trial):
+            self.multiplied.add(origin)
         return [_made_of(eqn, given)] * len(eqn.outvars)
 
 

@@ -45,12 +45,6 @@ def strategy(program: Program, **settings: Any) -> eggroll.EvolutionStrategy:
     )
 
 
-def expect_fault(name: str, what: str, request: pytest.FixtureRequest) -> None:
-    reason = PROGRAMS[name].faults.get(what)
-    if reason:
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
-
-
 class Population(NamedTuple):
     """All members of a program.
 
@@ -79,8 +73,7 @@ def matrix_of(leaf: Leaf) -> tuple[int, ...]:
     return tuple(n for d, n in enumerate(leaf.shape) if d not in leaf.stack)
 
 
-def test_coverage_says_what_becomes_of_each_leaf(name, request):
-    expect_fault(name, "coverage", request)
+def test_coverage_says_what_becomes_of_each_leaf(name):
     program = PROGRAMS[name]
     params, x = program.params(), program.argument()
     leaves = eggroll.coverage(program.apply, params, x, rules=program.rules).leaves
@@ -132,7 +125,6 @@ def written_out(leaf: Leaf) -> set[tuple[int, ...]]:
 
 
 def test_no_member_has_a_low_rank_weight_of_its_own(name, request):
-    expect_fault(name, "hlo", request)
     shapes = {*re.findall(r"\b[a-z]+\d+\w*\[([\d,]+)\]", population(name).hlo)}
     found = {sizes(map(int, shape.split(","))) for shape in shapes}
     assert any(PAIRS * 2 in shape for shape in found)

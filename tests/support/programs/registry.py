@@ -102,7 +102,6 @@ class Program:
         rules: of the strategy.
         tolerance: relative to the largest result, of rounding.
         quick: whether it is cheap enough for the fast tests.
-        faults: of the engine, that this program shows in "coverage" or in "hlo".
     """
 
     apply: Callable[[Any, Any], Any]
@@ -111,7 +110,6 @@ class Program:
     rules: Mapping[str, eggroll.Rule] = dataclasses.field(default_factory=dict)
     tolerance: float = 2e-5
     quick: bool = False
-    faults: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def params(self) -> Any:
         """The parameters, the same at each call."""
