@@ -15,10 +15,11 @@ from eggroll.evolution.learning_rates import sgd_learning_rate
 from eggroll.evolution.leaves import filled, trainable
 from eggroll.evolution.master_weights import with_master_weights
 from eggroll.evolution.minimise import minimise
+from eggroll.evolution.partition import partition_of, shardings
 from eggroll.evolution.report import Coverage, coverage
 from eggroll.evolution.residual import with_residual
-from eggroll.evolution.sharding import population_mesh
 from eggroll.evolution.strategy import EvolutionStrategy
+from eggroll.evolution.topology import population_mesh
 from eggroll.integer.strategy import IntegerStrategy
 from eggroll.integer.updates import accumulating, inverse_time, memoryless
 from eggroll.perturbation.array import Perturbed
@@ -55,10 +56,12 @@ __all__ = [
     "low_rank",
     "memoryless",
     "minimise",
+    "partition_of",
     "perturbed",
     "population_mesh",
     "sgd_learning_rate",
     "shaping",
+    "shardings",
     "trainable",
     "with_master_weights",
     "with_residual",

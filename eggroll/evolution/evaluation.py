@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Num, PRNGKeyArray
 
-from eggroll.evolution import chunks, noise as noises, sharding
+from eggroll.evolution import chunks, noise as noises, reduction, sharding
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.members import rows_of_members
 from eggroll.evolution.tracing import Trace
@@ -76,6 +76,7 @@ def sum_over_pairs(
     distribution: str,
     chunk: int,
     mesh: Mesh | None,
+    way: reduction.Way,
 ) -> list[Array | None]:
     """Sums w_p times the product of the factors of pair p, for each leaf.
 
@@ -87,6 +88,7 @@ def sum_over_pairs(
         distribution: of the factors' entries.
         chunk: how many pairs a device redraws at once.
         mesh: over which they are spread; None for one device.
+        way: how the sum gets to all devices.
 
     Returns:
         The sums; None for a frozen leaf.
@@ -97,12 +99,17 @@ def sum_over_pairs(
             pairs, w = rows
             w = w * counts.astype(w.dtype)
             drawn = noises.draw(layouts, key, pairs, distribution)
+            drawn = sharding.replicated(drawn, mesh)
             return [
-                None if layout.is_frozen else contract(layout, factors, w)
+                None
+                if layout.is_frozen
+                else sharding.constrained(
+                    contract(layout, factors, w), mesh, layout.spec
+                )
                 for layout, factors in zip(layouts, drawn, strict=True)
             ]
 
         return chunks.sum_chunks(part, rows, chunk)
 
     rows = (jnp.arange(weights.shape[0]), weights)
-    return sharding.spread(local, mesh, reduce=True)(key, rows)
+    return reduction.over_devices(local, layouts, mesh, way)(key, rows)

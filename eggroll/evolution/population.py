@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, PyTree
 
 from eggroll.evolution import (
@@ -21,13 +21,16 @@ from eggroll.evolution import (
     evaluation,
     memory,
     noise as noises,
+    partition,
     pickling,
     pytrees,
+    sharding,
 )
 from eggroll.evolution.calls import Call
 from eggroll.evolution.drawing import Drawing
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.members import Members, perturb, to_map
+from eggroll.evolution.reduction import Way
 from eggroll.evolution.tracing import Trace, trace
 from eggroll.evolution.validation import check_population, checked_step
 from eggroll.perturbation import jaxprs
@@ -52,6 +55,8 @@ class Population(Drawing):
     chunk_size: int | None = None
     memory_bytes: int | None = None
     mesh: Mesh | None = None
+    partition: Mapping[str, PartitionSpec] = dataclasses.field(default_factory=dict)
+    update: Way = "reduce"
 
     def __init_subclass__(cls, **how: Any) -> None:
         super().__init_subclass__(**how)
@@ -62,7 +67,8 @@ class Population(Drawing):
 
     def __post_init__(self) -> None:
         check_population(self)
-        object.__setattr__(self, "rules", Rules(self.rules))  # so that it has a hash
+        for name in ("rules", "partition"):  # so that it has a hash
+            object.__setattr__(self, name, Rules(getattr(self, name)))
 
     def ask(
         self, apply: Callable, *, in_axes: Any = None
@@ -177,6 +183,7 @@ class Population(Drawing):
         tree, settings = jax.tree.structure(params), self._noise_settings
         key, step, sigma = source
         plan = self._plan(traced, params, **how)
+        plan = partition.placed(plan, params, self.mesh, self.partition)
         return Generation(key, step, sigma, plan, tree, settings)
 
     def _unperturbed(self, traced: Trace, generation: Generation) -> list[Array]:
@@ -220,7 +227,8 @@ class Population(Drawing):
 
         # Outside the mapped function: the noise of a chunk is drawn at once, and what
         # all members share (scales) is not mapped.
-        drawn, by_member = to_map(layouts, self._draw(generation, index))
+        drawn = sharding.replicated(self._draw(generation, index), self.mesh)
+        drawn, by_member = to_map(layouts, drawn)
         axes = [0 if mapped else None for mapped in traced.is_mapped]
         run = jax.vmap(one, in_axes=(by_member, axes, 0))
         return run(drawn, list(data), keys)
@@ -249,6 +257,7 @@ class Population(Drawing):
             distribution=self._distribution,
             chunk=self._update_chunk(generation.layouts),
             mesh=self.mesh,
+            way=self.update,
         )
 
     # --- How much at a time

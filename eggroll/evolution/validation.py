@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Num
 
-from eggroll.evolution import shaping as shapings, sharding
+from eggroll.evolution import reduction, shaping as shapings, sharding
 from eggroll.evolution.distributions import Noise
 from eggroll.perturbation.rules import Rule
 
@@ -44,6 +44,7 @@ def check_population(es: Any) -> None:
     """
     for name in ("noise_reuse", "chunk_size", "memory_bytes"):
         check_whole(es, name)
+    reduction.check(es.update)
     for pattern, rule in es.rules.items():
         if not isinstance(rule, Rule):
             raise ValueError(

@@ -65,6 +65,11 @@ class IntegerStrategy(Population):
             `memory_bytes`.
         memory_bytes: of each device that a population may take; None for a quarter.
         mesh: spreads the population over its axis "population"; None: one device.
+        partition: by path pattern, how a leaf lies over other axes of the mesh, as in
+            `PartitionSpec(None, "model")`; so do its gradients. What none matches lies
+            as it does.
+        update: how the sum over members gets to all devices: "reduce", "scatter",
+            "replay" or "mixed"; see `eggroll.evolution.reduction`.
 
     Raises:
         ValueError: for a setting that cannot work; the message says what can.

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
+from jax.sharding import PartitionSpec
 
 from eggroll.perturbation.demotion import Lost
 from eggroll.perturbation.dependence import Reach, reaches
@@ -48,6 +49,7 @@ class Layout:
         idle: why a leaf that no rule freezes is frozen, if it is: "unused", or
             "stop_gradient" (the function reaches it through that alone).
         scanned: whether a loop takes its first dimension apart, layer by layer.
+        spec: the axes of a mesh that divide its dimensions, where they are known.
     """
 
     path: str
@@ -60,6 +62,7 @@ class Layout:
     lost: Lost | None = None
     idle: str = ""
     scanned: bool = False
+    spec: PartitionSpec | None = None
 
     @property
     def is_frozen(self) -> bool:

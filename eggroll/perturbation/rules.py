@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax.numpy as jnp
 
@@ -39,15 +39,16 @@ class Frozen:
 
 
 Rule = LowRank | FullRank | Frozen
+Said = TypeVar("Said")  # what is said of a leaf
 
 
-class Rules(Mapping[str, Rule]):
+class Rules(Mapping[str, Said], Generic[Said]):
     """Rules by path pattern, in order; never changed, so that it can be hashed."""
 
-    def __init__(self, rules: Mapping[str, Rule]):
+    def __init__(self, rules: Mapping[str, Said]):
         self.pairs = tuple(rules.items())
 
-    def __getitem__(self, pattern: str) -> Rule:
+    def __getitem__(self, pattern: str) -> Said:
         return dict(self.pairs)[pattern]
 
     def __iter__(self) -> Iterator[str]:
@@ -65,7 +66,7 @@ class Rules(Mapping[str, Rule]):
     def __repr__(self) -> str:
         return repr(dict(self.pairs))
 
-    def find(self, path: str) -> Rule | None:
+    def find(self, path: str) -> Said | None:
         """The rule of the first pattern that matches a path, if one does."""
         return next((rule for p, rule in self.pairs if matches(path, p)), None)
 

@@ -22,8 +22,8 @@ from eggroll.evolution import adaptation as adaptations, shaping as shapings
 from eggroll.evolution.anchored import anchored
 from eggroll.evolution.leaves import trainable
 from eggroll.evolution.master_weights import with_master_weights
-from eggroll.evolution.sharding import population_mesh
 from eggroll.evolution.strategy import EvolutionStrategy
+from eggroll.evolution.topology import population_mesh
 from eggroll.perturbation.rules import Frozen, Rule, frozen, full_rank, low_rank
 from eggroll.task.protocol import Task
 
