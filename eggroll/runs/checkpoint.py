@@ -2,11 +2,13 @@
 
 Orbax writes them so that a kill leaves the earlier ones alone, but restores damaged
 data without a word (19 of 20 flipped bits went unnoticed). So each leaf is saved with
-its SHA-256, and what does not match gives way to the newest older one that does.
+its SHA-256, and so is what is noted beside them; what does not match gives way to the
+newest older one that does.
 """
 
 import contextlib
 import hashlib
+import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -68,7 +70,8 @@ class Checkpoints:
         Raises:
             UserError: It cannot be written; the earlier ones are untouched.
         """
-        note = {"facts": facts, "checksums": checksums(state)}
+        note = {"step": step, "facts": facts, "checksums": checksums(state)}
+        note["seal"] = _seal(note)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note)
         )
@@ -132,6 +135,11 @@ class Checkpoints:
         with _quiet():
             restored = self._manager.restore(step, args=items)
         note, state = restored["note"], restored["state"]
+        # Older checkpoints have neither a seal nor a step.
+        if note.pop("seal", None) not in (None, _seal(note)):
+            raise ValueError("what is noted beside the state has changed since")
+        if note.get("step", step) != step:
+            raise ValueError(f"it is the checkpoint of step {note['step']}, renamed")
         for name, found in checksums(state).items():
             if note["checksums"].get(name) != found:
                 raise ValueError(f"the data of {name} is damaged (its SHA-256 differs)")
@@ -144,6 +152,12 @@ def checksums(state: PyTree) -> dict[str, str]:
         jax.tree_util.keystr(path): _checksum(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
+
+
+def _seal(note: dict[str, Any]) -> str:
+    """The SHA-256 of a note as JSON gives it back."""
+    text = json.dumps(json.loads(json.dumps(note)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _checksum(leaf: jax.Array) -> str:
