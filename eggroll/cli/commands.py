@@ -111,6 +111,14 @@ def restore(
     run = runs.load(directory)
     experiment = training.prepare(run.config)
     checkpoints = Checkpoints(run.checkpoints)
+    saved = checkpoints.facts(step)
+    for name, (before, now) in (
+        runs.edited(run, saved["config"]).items() if saved else ()
+    ):
+        say(
+            f"{name} was {before!r:.60} when the run was saved, and is {now!r:.60} in "
+            "its config.yaml, which holds here"
+        )
     restored = checkpoints.restore(training.initial_state(experiment), step)
     for number, reason in restored.damaged.items():
         say(f"checkpoint {number} is damaged and passed over: {reason}")

@@ -21,6 +21,7 @@ from eggroll.runs.checkpoint import Checkpoints
 from eggroll.runs.directory import Run, versions
 from eggroll.training.budget import Outcome, Progress, Stop, exhausted, is_reached
 from eggroll.training.experiment import Experiment, initial_state, validated
+from eggroll.training.resuming import check_beginning, notices, resumed
 from eggroll.training.signals import Interrupt, interruptible
 from eggroll.training.state import Purpose, key_for
 
@@ -58,7 +59,7 @@ class _Loop:
         self.checkpoints = Checkpoints(
             run.checkpoints, keep=self.config.keep_checkpoints
         )
-        self.path, self.metrics = run.path, run.metrics
+        self.files = run
         self.state = initial_state(experiment)
         self.step = 0
         self.progress = Progress()
@@ -82,7 +83,7 @@ class _Loop:
             leave=False,
             disable=None,  # unless on a terminal
         )
-        with metrics.recorder(self.path, config) as recorder, bar:
+        with metrics.recorder(self.files.path, config) as recorder, bar:
             if self.is_fresh:
                 recorder.write(0, self._validate())
                 self._save()  # so that a disk that cannot be written stops us here
@@ -182,34 +183,22 @@ class _Loop:
         self.checkpoints.save(self.step, self.state, facts)
 
     def _begin(self) -> None:
-        if any(row["step"] > 0 for row in metrics.read(self.metrics)):
-            raise UserError(
-                f"{self.path} has figures but no checkpoint to resume from: "
-                "start another run"
-            )
-        metrics.forget_after(self.metrics, -1)  # of a kill before the first checkpoint
+        check_beginning(self.files, metrics.read(self.files.metrics))
+        metrics.forget_after(self.files.metrics, -1)  # of a kill before a checkpoint
 
     def _resume(self) -> None:
-        restored = self.checkpoints.restore(like=self.state)
-        for step, reason in restored.damaged.items():
-            self.report(f"checkpoint {step} is damaged and passed over: {reason}")
-        self.checkpoints.set_aside(list(restored.damaged))
-        saved = restored.facts["versions"]
-        for package, version in versions().items():
-            if saved.get(package, version) != version:
-                self.report(
-                    f"{package} was {saved[package]} and is {version} now: "
-                    "figures may differ from those of a run that never stopped"
-                )
+        restored = resumed(self.files, self.checkpoints, self.state)
+        for notice in notices(self.files, restored):
+            self.report(notice)
         self.state, self.step = restored.state, restored.step
         self.progress = Progress(**restored.facts["progress"])
         if stop := self._exhausted():
             raise UserError(
-                f"{self.path}: nothing is left to do, {stop.value}: give it more with "
-                "--generations, --seconds or --samples"
+                f"{self.files.path}: nothing is left to do, {stop.value}: give it more "
+                "with --generations, --seconds or --samples"
             )
-        metrics.forget_after(self.metrics, self.step)
-        rows = metrics.read(self.metrics)  # in which floats are written out in full
+        metrics.forget_after(self.files.metrics, self.step)
+        rows = metrics.read(self.files.metrics)  # floats are written out in full
         self.best = max(
             [self.best, *(row.get("fitness/best", -math.inf) for row in rows)]
         )
@@ -221,7 +210,7 @@ class _Loop:
             f"step {self.step}: the fitness of all {self.algorithm.members} members is "
             "NaN or infinite, so there is nothing to learn from: lower sigma or the "
             f"learning rate, or look into evaluate of {type(self.task).__name__}; "
-            f"all so far is in {self.path}"
+            f"all so far is in {self.files.path}"
         )
 
 
