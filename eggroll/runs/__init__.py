@@ -15,6 +15,7 @@ from eggroll.runs.directory import (
     load,
     versions,
 )
+from eggroll.runs.lock import sitting
 
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "edited",
     "load",
     "metrics",
+    "sitting",
     "tensors",
     "versions",
 ]

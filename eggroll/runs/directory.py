@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from eggroll.config import Config, flat, loading, plain, yamlfile
 from eggroll.errors import UserError
 from eggroll.runs import atomic
+from eggroll.runs.lock import sitting
 
 
 Differences = dict[str, tuple[Any, Any]]
@@ -111,7 +112,7 @@ def change(run: Run, overrides: Iterable[tuple[str, str]]) -> Run:
         overrides: As on the command line.
 
     Raises:
-        UserError: One of them would make it another run.
+        UserError: One of them would make it another run, or it is being trained.
     """
     config = loading.load(run.path / "config.yaml", overrides)
     for name in differences(run.config, config):
@@ -120,7 +121,8 @@ def change(run: Run, overrides: Iterable[tuple[str, str]]) -> Run:
                 f"{name} cannot change when a run is resumed, as it would be another "
                 "run: start that from a config, without --resume"
             )
-    _write(run.path, config)
+    with sitting(run.path):
+        _write(run.path, config)
     return Run(run.path, config)
 
 

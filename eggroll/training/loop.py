@@ -19,6 +19,7 @@ from eggroll.errors import UserError
 from eggroll.runs import metrics
 from eggroll.runs.checkpoint import Checkpoints
 from eggroll.runs.directory import Run, versions
+from eggroll.runs.lock import sitting
 from eggroll.training.budget import Outcome, Progress, Stop, exhausted, is_reached
 from eggroll.training.experiment import Experiment, initial_state, validated
 from eggroll.training.resuming import check_beginning, notices, resumed
@@ -40,11 +41,11 @@ def train(
         report: Told in words what happens.
 
     Raises:
-        UserError: Nothing is left to do, no fitness is finite, or the disk is full.
-            What was saved before stays.
+        UserError: Nothing is left to do, no fitness is finite, the disk is full, or
+            another process is at it. What was saved before stays.
     """
-    loop = _Loop(experiment, run, report)
-    with interruptible(report) as interrupt:
+    with sitting(run.path), interruptible(report) as interrupt:
+        loop = _Loop(experiment, run, report)
         stop = loop.run(interrupt)
     return Outcome(stop, loop.state, loop.validation, loop.progress, interrupt.signal)
 

@@ -119,6 +119,17 @@ def test_what_would_make_it_another_run_cannot_change(tmp_path):
         runs.change(run, [("population", "64")])
 
 
+def test_a_run_that_another_process_trains_is_left_alone(finished):
+    before = finished.metrics.read_bytes()
+    with runs.sitting(finished.path):
+        with pytest.raises(UserError, match="in use by process"):
+            runs.change(finished, [("generations", "2")])
+        with pytest.raises(UserError, match="in use by process"):
+            resume(finished.path)
+    assert finished.metrics.read_bytes() == before
+    assert runs.load(finished.path).config == finished.config
+
+
 def edit(run, before: str, after: str) -> None:
     file = run.path / "config.yaml"
     text = file.read_text()
