@@ -1,9 +1,10 @@
 """Where the figures of a run go: JSON lines always, other sinks on request."""
 
+import contextlib
 import importlib.util
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -26,14 +27,28 @@ class JsonLines:
     """One JSON object a line; a line counts once it ends."""
 
     def __init__(self, path: Path):
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        with self._blaming():
+            self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **row}) + "\n")
-        self._file.flush()
+        with self._blaming():
+            self._file.write(json.dumps({"step": step, **row}) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with self._blaming():
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _blaming(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._path} cannot be written ({error.strerror}): make room, or "
+                "allow it to be written, and resume"
+            ) from error
 
 
 class TensorBoard:
@@ -72,34 +87,53 @@ class WeightsAndBiases:
         self._run.finish()
 
 
+Lost = Callable[[str, Exception], None]
+
+
 class Recorder:
     """Hands each row to every sink; a context manager that closes them."""
 
-    def __init__(self, sinks: list[Sink]):
-        self._sinks = sinks
+    def __init__(self, lines: JsonLines, others: list[Sink], lost: Lost):
+        """Takes the sinks.
+
+        Args:
+            lines: Without which there is no run: what it raises is raised.
+            others: What one of these raises detaches it.
+            lost: Told of that, by its name.
+        """
+        self._lines, self._others, self._lost = lines, others, lost
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
         """Records a step's figures; those that are no finite number are left out."""
         row = {name: value for name, value in row.items() if math.isfinite(value)}
-        for sink in self._sinks:
-            sink.write(step, row)
+        self._lines.write(step, row)
+        self._each(lambda sink: sink.write(step, row))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for sink in self._sinks:
-            sink.close()
+        self._each(lambda sink: sink.close())
+        self._lines.close()
+
+    def _each(self, action: Callable[[Sink], None]) -> None:
+        for sink in list(self._others):
+            try:
+                action(sink)
+            except Exception as error:  # of other people's packages, or of a network
+                self._others.remove(sink)
+                self._lost(type(sink).__name__, error)
 
 
-def recorder(directory: Path, config: Config) -> Recorder:
-    """The sinks that a run's settings ask for."""
-    sinks: list[Sink] = [JsonLines(directory / "metrics.jsonl")]
+def recorder(directory: Path, config: Config, lost: Lost) -> Recorder:
+    """The sinks that a run's settings ask for; `lost` is told of one that fails."""
+    lines = JsonLines(directory / "metrics.jsonl")
+    sinks: list[Sink] = []
     if "tensorboard" in config.sinks:
         sinks.append(TensorBoard(directory / "tensorboard"))
     if "wandb" in config.sinks:
         sinks.append(WeightsAndBiases(directory, config))
-    return Recorder(sinks)
+    return Recorder(lines, sinks, lost)
 
 
 def check_sinks(config: Config) -> None:

@@ -4,15 +4,14 @@ Resuming gives bit for bit what the run would have given without the stop: the s
 holds all that the next step needs, and each key is a function of base key and step.
 """
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
-from tqdm import tqdm
 
 from eggroll.config.schema import plain
 from eggroll.errors import UserError
@@ -22,12 +21,10 @@ from eggroll.runs.directory import Run, versions
 from eggroll.runs.lock import sitting
 from eggroll.training.budget import Outcome, Progress, Stop, exhausted, is_reached
 from eggroll.training.experiment import Experiment, initial_state, validated
+from eggroll.training.listener import Listener, Report
 from eggroll.training.resuming import check_beginning, notices, resumed
 from eggroll.training.signals import Interrupt, interruptible
 from eggroll.training.state import Purpose, key_for
-
-
-Report = Callable[[str], None]
 
 
 def train(
@@ -38,14 +35,15 @@ def train(
     Args:
         experiment: Made from the run's settings.
         run: Where checkpoints and figures go.
-        report: Told in words what happens.
+        report: Told in words what happens; the run goes on if that fails.
 
     Raises:
         UserError: Nothing is left to do, no fitness is finite, the disk is full, or
             another process is at it. What was saved before stays.
     """
-    with sitting(run.path), interruptible(report) as interrupt:
-        loop = _Loop(experiment, run, report)
+    listener = Listener(report, run.path)
+    with sitting(run.path), interruptible(listener) as interrupt:
+        loop = _Loop(experiment, run, listener)
         stop = loop.run(interrupt)
     return Outcome(stop, loop.state, loop.validation, loop.progress, interrupt.signal)
 
@@ -53,7 +51,7 @@ def train(
 class _Loop:
     """The state of one sitting."""
 
-    def __init__(self, experiment: Experiment, run: Run, report: Report):
+    def __init__(self, experiment: Experiment, run: Run, report: Listener):
         self.experiment = experiment
         self.config, self.task, self.algorithm = experiment
         self.report = report
@@ -76,34 +74,34 @@ class _Loop:
         self.started = time.perf_counter() - self.progress.elapsed
 
     def run(self, interrupt: Interrupt) -> Stop:
-        config = self.config
-        bar = tqdm(
-            total=config.budget.generations,
-            initial=self.step,
-            unit="step",
-            leave=False,
-            disable=None,  # unless on a terminal
-        )
-        with metrics.recorder(self.files.path, config) as recorder, bar:
-            if self.is_fresh:
-                recorder.write(0, self._validate())
-                self._save()  # so that a disk that cannot be written stops us here
-            stop = None
-            while stop is None and interrupt.signal is None:
-                row, has_failed = self._advance()
-                self._warn_of(row)
-                stop = self._exhausted()
-                if stop or self.step % config.evaluate_every == 0:
-                    row |= self._validate()
-                    stop = Stop.TARGET if self._has_reached_target() else stop
-                recorder.write(self.step, row)
-                bar.update()
-                if has_failed:
-                    self._fail()
-                if self.step % config.checkpoint_every == 0:
-                    self._save()
-            if self.step not in self.checkpoints.steps():
+        lost, total = self.report.lost, self.config.budget.generations
+        recorder = metrics.recorder(self.files.path, self.config, lost)
+        with recorder, self.report.bar(total, self.step):
+            try:
+                return self._sit(recorder, interrupt)
+            except Exception:
+                self._rescue()
+                raise
+
+    def _sit(self, recorder: metrics.Recorder, interrupt: Interrupt) -> Stop:
+        config, stop = self.config, None
+        if self.is_fresh:
+            recorder.write(0, self._validate())
+            self._save()  # so that a disk that cannot be written stops us here
+        while stop is None and interrupt.signal is None:
+            row, has_failed = self._advance()
+            self._warn_of(row)
+            stop = self._exhausted()
+            if stop or self.step % config.evaluate_every == 0:
+                row |= self._validate()
+                stop = Stop.TARGET if self._has_reached_target() else stop
+            recorder.write(self.step, row)
+            self.report.advance()
+            if has_failed:
+                self._fail()
+            if self.step % config.checkpoint_every == 0:
                 self._save()
+        self._save_once()
         return stop or Stop.INTERRUPT
 
     def _advance(self) -> tuple[dict[str, float], bool]:
@@ -182,6 +180,17 @@ class _Loop:
             "versions": versions(),
         }
         self.checkpoints.save(self.step, self.state, facts)
+
+    def _save_once(self) -> None:
+        if self.step not in self.checkpoints.steps():
+            self._save()
+
+    def _rescue(self) -> None:
+        """Saves what there is after an error, if that can be done."""
+        if 0 < self.step == int(self.state.step):  # not so amid a step
+            with contextlib.suppress(UserError):  # the first error is the one to tell
+                self._save_once()
+                self.report(f"step {self.step} is saved in {self.files.path}")
 
     def _begin(self) -> None:
         check_beginning(self.files, metrics.read(self.files.metrics))
