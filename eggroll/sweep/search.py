@@ -220,9 +220,10 @@ def _finished(run: Run) -> Result | None:
     rows = metrics.read(run.metrics)
     if not rows or rows[-1]["step"] not in Checkpoints(run.checkpoints).steps():
         return None
-    last, headline = rows[-1], curves.headline_of(rows)
-    fields = [field.name for field in dataclasses.fields(Progress)]
-    progress = Progress(**{name: last[name] for name in fields})
+    last, facts = rows[-1], Checkpoints(run.checkpoints).facts(rows[-1]["step"])
+    if facts is None or not any(name.startswith(curves.PREFIX) for name in last):
+        return None
+    headline, progress = curves.headline_of(rows), Progress(**facts["progress"])
     if exhausted(run.config.budget, last["step"], progress) is None:
         return None
     metric = headline.removeprefix(curves.PREFIX)

@@ -87,6 +87,7 @@ class _Loop:
         config, stop = self.config, None
         if self.is_fresh:
             recorder.write(0, self._validate())
+            recorder.settle()  # here, as ever before a checkpoint claims its step
             self._save()  # so that a disk that cannot be written stops us here
         while stop is None and interrupt.signal is None:
             row, has_failed = self._advance()
@@ -100,7 +101,9 @@ class _Loop:
             if has_failed:
                 self._fail()
             if self.step % config.checkpoint_every == 0:
+                recorder.settle()
                 self._save()
+        recorder.settle()
         self._save_once()
         return stop or Stop.INTERRUPT
 
@@ -207,7 +210,8 @@ class _Loop:
                 f"{self.files.path}: nothing is left to do, {stop.value}: give it more "
                 "with --generations, --seconds or --samples"
             )
-        metrics.forget_after(self.files.metrics, self.step)
+        for trouble in metrics.forget_after(self.files.metrics, self.step):
+            self.report(trouble)
         rows = metrics.read(self.files.metrics)  # floats are written out in full
         self.best = max(
             [self.best, *(row.get("fitness/best", -math.inf) for row in rows)]

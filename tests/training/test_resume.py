@@ -119,6 +119,42 @@ def test_what_would_make_it_another_run_cannot_change(tmp_path):
         runs.change(run, [("population", "64")])
 
 
+def test_damaged_figures_are_told_and_the_run_goes_on(tmp_path, capsys):
+    run, _ = train(config(tmp_path, "generations=3"))
+    lines = run.metrics.read_text().splitlines(keepends=True)
+    run.metrics.write_text("".join([*lines[:2], "5\n", lines[1], lines[2]]))
+    assert main(["plot", str(run.path)]) == 0
+    assert "line 3 cannot be read" in capsys.readouterr().out
+    runs.change(run, [("generations", "4")])
+    said = []
+    resume(run.path, said.append)
+    assert [row["step"] for row in metrics.read(run.metrics)] == [0, 1, 2, 4]
+    told = [text.partition(": ")[2] for text in said if "metrics.jsonl" in text]
+    assert told == [
+        "line 3 cannot be read and is passed over",
+        "step 1 is there twice: the last row counts",
+        "step 3 is not there: there is a hole",
+    ]
+
+
+def test_figures_are_on_the_disk_before_a_checkpoint_claims_their_step(
+    tmp_path, monkeypatch
+):
+    order, save = [], Checkpoints.save
+
+    def settle(self):
+        order.append("figures")
+
+    def saved(self, step, state, facts):
+        order.append(step)
+        save(self, step, state, facts)
+
+    monkeypatch.setattr(metrics.JsonLines, "settle", settle)
+    monkeypatch.setattr(Checkpoints, "save", saved)
+    train(config(tmp_path))
+    assert order == ["figures", 0, "figures", 5, "figures", 10, "figures", 12]
+
+
 def test_a_run_that_another_process_trains_is_left_alone(finished):
     before = finished.metrics.read_bytes()
     with runs.sitting(finished.path):
