@@ -26,6 +26,7 @@ CHANGEABLE = (
     "sinks",
     "strategy.chunk_size",
     "strategy.sigma",
+    "unusable_steps",
 )
 # What says where a run is put at first, and nothing once it is there.
 PLACING = ("name", "output")

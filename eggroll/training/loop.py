@@ -25,6 +25,7 @@ from eggroll.training.listener import Listener, Report
 from eggroll.training.resuming import check_beginning, notices, resumed
 from eggroll.training.signals import Interrupt, interruptible
 from eggroll.training.state import Purpose, key_for
+from eggroll.training.verdict import Verdict, of_fitness, of_parameters
 
 
 def train(
@@ -66,6 +67,7 @@ class _Loop:
         self.validation: dict[str, float] = {}
         self.is_fresh = not self.checkpoints.steps()
         self.is_compiled = False
+        self.is_finite = True  # of the parameters, after the last step
         self.has_warned = False
         if self.is_fresh:
             self._begin()
@@ -90,16 +92,20 @@ class _Loop:
             recorder.settle()  # here, as ever before a checkpoint claims its step
             self._save()  # so that a disk that cannot be written stops us here
         while stop is None and interrupt.signal is None:
-            row, has_failed = self._advance()
-            self._warn_of(row)
+            row = self._advance()
+            if not self.is_finite:
+                recorder.write(self.step, row)
+                raise UserError(of_parameters(self.step, self.checkpoints.steps()))
+            self._warn_of(verdict := of_fitness(row, self.step, self.experiment))
             stop = self._exhausted()
             if stop or self.step % config.evaluate_every == 0:
                 row |= self._validate()
                 stop = Stop.TARGET if self._has_reached_target() else stop
             recorder.write(self.step, row)
             self.report.advance()
-            if has_failed:
-                self._fail()
+            if verdict is not None and verdict.is_fatal:
+                self._save_once()
+                raise UserError(f"{verdict.text}; all so far is in {self.files.path}")
             if self.step % config.checkpoint_every == 0:
                 recorder.settle()
                 self._save()
@@ -107,13 +113,15 @@ class _Loop:
         self._save_once()
         return stop or Stop.INTERRUPT
 
-    def _advance(self) -> tuple[dict[str, float], bool]:
-        """Makes one step; returns its figures, and whether no fitness was finite."""
+    def _advance(self) -> dict[str, float]:
+        """Makes one step; returns its figures."""
         started = time.perf_counter()
         key = key_for(self.state.key, Purpose.BATCH, self.step)
         data = self.task.batch(self.state.task, self.step, key)
         self.state, figures = self.algorithm.step(self.state, data)
-        row = {name: float(value) for name, value in jax.device_get(figures).items()}
+        told = figures, _all_finite(self.state.params)
+        figures, self.is_finite = jax.device_get(told)
+        row = {name: float(value) for name, value in figures.items()}
         if "fitness/best" in row:
             self.best = max(self.best, row["fitness/best"])
             row["fitness/best_ever"] = self.best
@@ -132,20 +140,13 @@ class _Loop:
         else:
             row["compile_seconds"] = seconds
             self.is_compiled = True
-        return row | dataclasses.asdict(self.progress), row.get(
-            "fitness/nonfinite"
-        ) == 1
+        return row | dataclasses.asdict(self.progress)
 
-    def _warn_of(self, row: dict[str, float]) -> None:
+    def _warn_of(self, verdict: Verdict | None) -> None:
         """Tells, once a sitting, of a step that learnt nothing."""
-        if row.get("fitness/unusable") == 1 and not self.has_warned:
+        if verdict is not None and not verdict.is_fatal and not self.has_warned:
             self.has_warned = True
-            self.report(
-                f"step {self.step}: one member of every pair has failed, so nothing "
-                "was learnt (fitness/unusable is 1): lower sigma, or look into "
-                f"evaluate of {type(self.task).__name__}; from now on such steps are "
-                "counted only"
-            )
+            self.report(verdict.text)
 
     def _validate(self) -> dict[str, float]:
         self.validation = self._validation(Purpose.VALIDATE)
@@ -171,12 +172,7 @@ class _Loop:
 
     def _save(self) -> None:
         if not _all_finite(self.state.params):
-            kept = ", ".join(map(str, self.checkpoints.steps())) or "none"
-            raise UserError(
-                f"step {self.step}: the parameters hold NaN or infinity, so they are "
-                "not saved: lower the learning rate, or resume from an earlier "
-                f"checkpoint (there is: {kept})"
-            )
+            raise UserError(of_parameters(self.step, self.checkpoints.steps()))
         facts = {
             "progress": dataclasses.asdict(self.progress),
             "config": plain(self.config),
@@ -217,15 +213,6 @@ class _Loop:
             [self.best, *(row.get("fitness/best", -math.inf) for row in rows)]
         )
         self.report(f"resuming at step {self.step}")
-
-    def _fail(self) -> None:
-        self._save()
-        raise UserError(
-            f"step {self.step}: the fitness of all {self.algorithm.members} members is "
-            "NaN or infinite, so there is nothing to learn from: lower sigma or the "
-            f"learning rate, or look into evaluate of {type(self.task).__name__}; "
-            f"all so far is in {self.files.path}"
-        )
 
 
 @jax.jit
