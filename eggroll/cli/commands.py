@@ -1,5 +1,6 @@
 """What the commands of the command line do, given a way to say things."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -111,6 +112,14 @@ def restore(
     run = runs.load(directory)
     experiment = training.prepare(run.config)
     checkpoints = Checkpoints(run.checkpoints)
+    saved = checkpoints.facts(step)
+    for name, (before, now) in (
+        runs.edited(run, saved["config"]).items() if saved else ()
+    ):
+        say(
+            f"{name} was {before!r:.60} when the run was saved, and is {now!r:.60} in "
+            "its config.yaml, which holds here"
+        )
     restored = checkpoints.restore(training.initial_state(experiment), step)
     for number, reason in restored.damaged.items():
         say(f"checkpoint {number} is damaged and passed over: {reason}")
@@ -121,6 +130,7 @@ def plot(directories: Sequence[str], say: Say) -> int:
     """Draws the curve of each run anew."""
     for directory in directories:
         run = runs.load(directory)
+        _tell_troubles(run, say)
         say(str(curves.curve(run, instantiate.task(run.config))))
     return 0
 
@@ -129,6 +139,8 @@ def compare(directories: Sequence[str], output: Path, say: Say) -> int:
     """Draws runs against each other, and tells where each got to."""
     found = [runs.load(directory) for directory in directories]
     tasks = [instantiate.task(run.config) for run in found]
+    for run in found:
+        _tell_troubles(run, say)
     picture = curves.comparison(found, tasks, output)
     width = max(len(str(run.path)) for run in found)
     say(
@@ -140,11 +152,17 @@ def compare(directories: Sequence[str], output: Path, say: Say) -> int:
         last = [row for row in rows if headline in row][-1]
         say(
             f"{run.path!s:<{width}}  {run.config.algorithm:<9}  {last['step']:>8} "
-            f"{last['seconds']:>9.1f} {last['samples']:>11.4g}  "
+            f"{last.get('seconds', math.nan):>9.1f} "
+            f"{last.get('samples', math.nan):>11.4g}  "
             f"{headline.removeprefix(curves.PREFIX)} {last[headline]:.6g}"
         )
     say(str(picture))
     return 0
+
+
+def _tell_troubles(run: Run, say: Say) -> None:
+    for trouble in metrics.examine(run.metrics)[1]:
+        say(trouble)
 
 
 def sweep(config: str, overrides: Overrides, trials: int, seeds: int, say: Say) -> int:

@@ -6,6 +6,8 @@ needs none of it, and where a package is missing, the extra that brings it is to
 """
 
 import argparse
+import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -276,5 +278,9 @@ def _compare(options: argparse.Namespace, _: Overrides) -> int:
 def _say(text: str) -> None:
     from tqdm import tqdm
 
-    tqdm.write(text)  # does not tear a progress bar
-    sys.stdout.flush()
+    try:
+        tqdm.write(text)  # does not tear a progress bar
+        sys.stdout.flush()
+    except OSError:  # of a pipe that is read no more, as by `head`, or a lost terminal
+        with contextlib.suppress(OSError), Path(os.devnull).open("w") as nobody:
+            os.dup2(nobody.fileno(), sys.stdout.fileno())

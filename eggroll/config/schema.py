@@ -198,6 +198,8 @@ class Config:
         keep_checkpoints: How many of them stay.
         diagnose_every: Steps between measurements of the gradient's signal-to-noise
             ratio, each at the price of one update; 0 for never.
+        unusable_steps: What becomes of a step in which one member of every pair has
+            failed, so that nothing is learnt: `count` it, or `stop` the run.
         seed: The base key of everything random.
         precision: Of the parameters; `bfloat16` keeps a float32 master copy.
         devices: Over how many devices the population is spread; all by default.
@@ -215,6 +217,7 @@ class Config:
     checkpoint_every: int = 100
     keep_checkpoints: int = 3
     diagnose_every: int = 10
+    unusable_steps: Literal["count", "stop"] = "count"
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     devices: int | None = None

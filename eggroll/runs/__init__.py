@@ -6,7 +6,16 @@
 from eggroll.runs import animation, atomic, metrics, tensors
 from eggroll.runs.animation import Frame
 from eggroll.runs.checkpoint import Checkpoints, Restored, checksums
-from eggroll.runs.directory import Run, change, create, load, versions
+from eggroll.runs.directory import (
+    Run,
+    change,
+    check_edits,
+    create,
+    edited,
+    load,
+    versions,
+)
+from eggroll.runs.lock import sitting
 
 
 __all__ = [
@@ -17,10 +26,13 @@ __all__ = [
     "animation",
     "atomic",
     "change",
+    "check_edits",
     "checksums",
     "create",
+    "edited",
     "load",
     "metrics",
+    "sitting",
     "tensors",
     "versions",
 ]

@@ -2,11 +2,13 @@
 
 Orbax writes them so that a kill leaves the earlier ones alone, but restores damaged
 data without a word (19 of 20 flipped bits went unnoticed). So each leaf is saved with
-its SHA-256, and what does not match gives way to the newest older one that does.
+its SHA-256, and so is what is noted beside them; what does not match gives way to the
+newest older one that does.
 """
 
 import contextlib
 import hashlib
+import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -68,7 +70,8 @@ class Checkpoints:
         Raises:
             UserError: It cannot be written; the earlier ones are untouched.
         """
-        note = {"facts": facts, "checksums": checksums(state)}
+        note = {"step": step, "facts": facts, "checksums": checksums(state)}
+        note["seal"] = _seal(note)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note)
         )
@@ -110,6 +113,19 @@ class Checkpoints:
             + (f" ({reasons})" if reasons else ": the run saved none")
         )
 
+    def facts(self, step: int | None = None) -> dict[str, Any] | None:
+        """What was noted beside the newest state, or beside that of `step`.
+
+        None, if there is no note that can be read; `restore` says why.
+        """
+        for number in reversed(self.steps()) if step is None else [step]:
+            with contextlib.suppress(Exception):  # of many kinds, as damage is
+                items = ocp.args.Composite(note=ocp.args.JsonRestore())
+                with _quiet():
+                    note = self._manager.restore(number, args=items)["note"]
+                return _unsealed(note, number)["facts"]
+        return None
+
     def set_aside(self, steps: list[int]) -> None:
         """Moves checkpoints out of the way, to be looked at by a human."""
         for step in steps:
@@ -131,7 +147,7 @@ class Checkpoints:
         )
         with _quiet():
             restored = self._manager.restore(step, args=items)
-        note, state = restored["note"], restored["state"]
+        note, state = _unsealed(restored["note"], step), restored["state"]
         for name, found in checksums(state).items():
             if note["checksums"].get(name) != found:
                 raise ValueError(f"the data of {name} is damaged (its SHA-256 differs)")
@@ -144,6 +160,22 @@ def checksums(state: PyTree) -> dict[str, str]:
         jax.tree_util.keystr(path): _checksum(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
+
+
+def _unsealed(note: dict[str, Any], step: int) -> dict[str, Any]:
+    """The note of a checkpoint, if it is as it was written and of that step."""
+    # Older checkpoints have neither a seal nor a step.
+    if note.pop("seal", None) not in (None, _seal(note)):
+        raise ValueError("what is noted beside the state has changed since")
+    if note.get("step", step) != step:
+        raise ValueError(f"it is the checkpoint of step {note['step']}, renamed")
+    return note
+
+
+def _seal(note: dict[str, Any]) -> str:
+    """The SHA-256 of a note as JSON gives it back."""
+    text = json.dumps(json.loads(json.dumps(note)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _checksum(leaf: jax.Array) -> str:

@@ -2,18 +2,21 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from eggroll.config import Config, flat, loading, plain, yamlfile
 from eggroll.errors import UserError
 from eggroll.runs import atomic
+from eggroll.runs.lock import sitting
 
 
-# What may differ when a run is resumed: the start of dotted names.
+Differences = dict[str, tuple[Any, Any]]
+
+# What may differ when a run is resumed, with all that is below it.
 CHANGEABLE = (
-    "budget.",
+    "budget",
     "checkpoint_every",
     "devices",
     "diagnose_every",
@@ -23,7 +26,10 @@ CHANGEABLE = (
     "sinks",
     "strategy.chunk_size",
     "strategy.sigma",
+    "unusable_steps",
 )
+# What says where a run is put at first, and nothing once it is there.
+PLACING = ("name", "output")
 PACKAGES = (
     "eggroll-jax",
     "jax",
@@ -107,18 +113,68 @@ def change(run: Run, overrides: Iterable[tuple[str, str]]) -> Run:
         overrides: As on the command line.
 
     Raises:
-        UserError: One of them would make it another run.
+        UserError: One of them would make it another run, or it is being trained.
     """
     config = loading.load(run.path / "config.yaml", overrides)
-    before, after = flat(run.config), flat(config)
-    for name in sorted(before.keys() | after.keys()):
-        if before.get(name) != after.get(name) and not name.startswith(CHANGEABLE):
+    for name in differences(run.config, config):
+        if not _may_change(name):
             raise UserError(
                 f"{name} cannot change when a run is resumed, as it would be another "
                 "run: start that from a config, without --resume"
             )
-    _write(run.path, config)
+    with sitting(run.path):
+        _write(run.path, config)
     return Run(run.path, config)
+
+
+def differences(before: Config, after: Config) -> Differences:
+    """The settings that differ, by dotted name, each before and after (or None)."""
+    old, new = flat(before), flat(after)
+    return {
+        name: (old.get(name), new.get(name))
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) or (name in old) != (name in new)
+    }
+
+
+def edited(run: Run, saved: Mapping[str, Any]) -> Differences:
+    """The settings in which a run's `config.yaml` and a checkpoint differ.
+
+    Args:
+        run: As its directory has it now.
+        saved: The settings that the checkpoint notes, as plain data.
+
+    Raises:
+        UserError: The checkpoint's cannot be read.
+    """
+    path = saved["task"]["class"]
+    if path != run.config.task.path:  # and what that one names is not even looked at
+        return {"task.class": (path, run.config.task.path)}
+    try:
+        before = loading.resolve(saved)
+    except UserError as error:
+        raise UserError(f"{run.path}: the settings of a checkpoint: {error}") from None
+    return differences(before, run.config)
+
+
+def check_edits(run: Run, saved: Mapping[str, Any]) -> list[str]:
+    """What `config.yaml` says otherwise than a checkpoint, in words, to resume from it.
+
+    Raises:
+        UserError: One of the settings may not change.
+    """
+    found = edited(run, saved)
+    for name, (before, after) in found.items():
+        if not _may_change(name) and name not in PLACING:
+            raise UserError(
+                f"{run.path / 'config.yaml'}: {name} is {after!r:.60}, and was "
+                f"{before!r:.60} when the run was saved; it cannot change when a run "
+                "is resumed: put it back, or start another run from a config"
+            )
+    return [
+        f"{name} was {before!r:.60} and is {after!r:.60} from now on"
+        for name, (before, after) in found.items()
+    ]
 
 
 def versions() -> dict[str, str]:
@@ -130,6 +186,10 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _may_change(name: str) -> bool:
+    return any(name == one or name.startswith(f"{one}.") for one in CHANGEABLE)
 
 
 def _write(path: Path, config: Config) -> None:

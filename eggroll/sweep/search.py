@@ -64,7 +64,8 @@ def sweep(
 
     Raises:
         UserError: There is nothing to search, the settings cannot be run at all, or
-            the directory holds another sweep. (A trial that fails is but recorded.)
+            the directory holds another sweep, or another process is at it. (A trial
+            that fails is but recorded.)
     """
     base, space = load_sweep(config, overrides, name=Path(config).stem)
     if not space:
@@ -74,17 +75,33 @@ def sweep(
         )
     if trials < 1 or seeds < 1:
         raise UserError(f"expected trials and seeds, got {trials} and {seeds}")
-    path = Path(base.output) / f"{base.name}-sweep"
     maximise = training.prepare(base).task.maximise
-    record = _open(path, _asked(base, search_space.plain(space)), maximise)
-    for number in range(trials):
-        drawn = search_space.draw(space, base.seed, number)
-        record.trials.setdefault(number, Trial(number, drawn))
-    wanted = [record.trials[number] for number in range(trials)]
-    # All at once, so that the file may be edited while the sweep runs.
-    configs = [_settings(config, overrides, trial) for trial in wanted]
-    for trial, found in zip(wanted, configs, strict=True):
-        for seed in range(base.seed, base.seed + seeds):
+    path = _made(Path(base.output) / f"{base.name}-sweep")
+    with runs.sitting(path):
+        record = _open(path, _asked(base, search_space.plain(space)), maximise)
+        for number in range(trials):
+            drawn = search_space.draw(space, base.seed, number)
+            record.trials.setdefault(number, Trial(number, drawn))
+        wanted = [record.trials[number] for number in range(trials)]
+        # All at once, so that the file may be edited while the sweep runs.
+        configs = [_settings(config, overrides, trial) for trial in wanted]
+        found = list(zip(wanted, configs, strict=True))
+        signal = _search(
+            path, record, found, range(base.seed, base.seed + seeds), report
+        )
+        return Sweep(path, record, signal)
+
+
+def _search(
+    path: Path,
+    record: Record,
+    trials: Sequence[tuple[Trial, Config | UserError]],
+    seeds: range,
+    report: Report,
+) -> Signals | None:
+    """Finishes the trials one after the other; returns the signal that interrupted."""
+    for trial, found in trials:
+        for seed in seeds:
             name = f"trial-{trial.number:03}-seed-{seed}"
             if isinstance(found, UserError):
                 trial.failure = str(found)
@@ -93,10 +110,10 @@ def sweep(
             signal = _attempt(trial, own, report)
             record.write(path / "sweep.json")
             if signal is not None:
-                return Sweep(path, record, signal)
+                return signal
         show(path, record)
         report(f"trial {trial.number}: {in_words(trial)}")
-    return Sweep(path, record, None)
+    return None
 
 
 def show(path: Path, record: Record) -> None:
@@ -116,8 +133,8 @@ def _asked(base: Config, space: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(asked))
 
 
-def _open(path: Path, asked: dict[str, Any], maximise: bool) -> Record:
-    """The record of the sweep in a directory, which is made if need be."""
+def _made(path: Path) -> Path:
+    """The directory, which is made if need be."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -125,6 +142,11 @@ def _open(path: Path, asked: dict[str, Any], maximise: bool) -> Record:
             f"output: {path} cannot be written ({error.strerror}): choose another "
             "directory with --output"
         ) from error
+    return path
+
+
+def _open(path: Path, asked: dict[str, Any], maximise: bool) -> Record:
+    """The record of the sweep in a directory."""
     if not (path / "sweep.json").exists():
         return Record(maximise, asked)
     record = Record.read(path / "sweep.json")
@@ -198,9 +220,10 @@ def _finished(run: Run) -> Result | None:
     rows = metrics.read(run.metrics)
     if not rows or rows[-1]["step"] not in Checkpoints(run.checkpoints).steps():
         return None
-    last, headline = rows[-1], curves.headline_of(rows)
-    fields = [field.name for field in dataclasses.fields(Progress)]
-    progress = Progress(**{name: last[name] for name in fields})
+    last, facts = rows[-1], Checkpoints(run.checkpoints).facts(rows[-1]["step"])
+    if facts is None or not any(name.startswith(curves.PREFIX) for name in last):
+        return None
+    headline, progress = curves.headline_of(rows), Progress(**facts["progress"])
     if exhausted(run.config.budget, last["step"], progress) is None:
         return None
     metric = headline.removeprefix(curves.PREFIX)

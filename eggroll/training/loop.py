@@ -4,28 +4,28 @@ Resuming gives bit for bit what the run would have given without the stop: the s
 holds all that the next step needs, and each key is a function of base key and step.
 """
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
-from tqdm import tqdm
 
 from eggroll.config.schema import plain
 from eggroll.errors import UserError
 from eggroll.runs import metrics
 from eggroll.runs.checkpoint import Checkpoints
 from eggroll.runs.directory import Run, versions
+from eggroll.runs.lock import sitting
 from eggroll.training.budget import Outcome, Progress, Stop, exhausted, is_reached
 from eggroll.training.experiment import Experiment, initial_state, validated
+from eggroll.training.listener import Listener, Report
+from eggroll.training.resuming import check_beginning, notices, resumed
 from eggroll.training.signals import Interrupt, interruptible
 from eggroll.training.state import Purpose, key_for
-
-
-Report = Callable[[str], None]
+from eggroll.training.verdict import Verdict, of_fitness, of_parameters
 
 
 def train(
@@ -36,14 +36,15 @@ def train(
     Args:
         experiment: Made from the run's settings.
         run: Where checkpoints and figures go.
-        report: Told in words what happens.
+        report: Told in words what happens; the run goes on if that fails.
 
     Raises:
-        UserError: Nothing is left to do, no fitness is finite, or the disk is full.
-            What was saved before stays.
+        UserError: Nothing is left to do, no fitness is finite, the disk is full, or
+            another process is at it. What was saved before stays.
     """
-    loop = _Loop(experiment, run, report)
-    with interruptible(report) as interrupt:
+    listener = Listener(report, run.path)
+    with sitting(run.path), interruptible(listener) as interrupt:
+        loop = _Loop(experiment, run, listener)
         stop = loop.run(interrupt)
     return Outcome(stop, loop.state, loop.validation, loop.progress, interrupt.signal)
 
@@ -51,14 +52,14 @@ def train(
 class _Loop:
     """The state of one sitting."""
 
-    def __init__(self, experiment: Experiment, run: Run, report: Report):
+    def __init__(self, experiment: Experiment, run: Run, report: Listener):
         self.experiment = experiment
         self.config, self.task, self.algorithm = experiment
         self.report = report
         self.checkpoints = Checkpoints(
             run.checkpoints, keep=self.config.keep_checkpoints
         )
-        self.path, self.metrics = run.path, run.metrics
+        self.files = run
         self.state = initial_state(experiment)
         self.step = 0
         self.progress = Progress()
@@ -66,6 +67,7 @@ class _Loop:
         self.validation: dict[str, float] = {}
         self.is_fresh = not self.checkpoints.steps()
         self.is_compiled = False
+        self.is_finite = True  # of the parameters, after the last step
         self.has_warned = False
         if self.is_fresh:
             self._begin()
@@ -74,43 +76,52 @@ class _Loop:
         self.started = time.perf_counter() - self.progress.elapsed
 
     def run(self, interrupt: Interrupt) -> Stop:
-        config = self.config
-        bar = tqdm(
-            total=config.budget.generations,
-            initial=self.step,
-            unit="step",
-            leave=False,
-            disable=None,  # unless on a terminal
-        )
-        with metrics.recorder(self.path, config) as recorder, bar:
-            if self.is_fresh:
-                recorder.write(0, self._validate())
-                self._save()  # so that a disk that cannot be written stops us here
-            stop = None
-            while stop is None and interrupt.signal is None:
-                row, has_failed = self._advance()
-                self._warn_of(row)
-                stop = self._exhausted()
-                if stop or self.step % config.evaluate_every == 0:
-                    row |= self._validate()
-                    stop = Stop.TARGET if self._has_reached_target() else stop
+        lost, total = self.report.lost, self.config.budget.generations
+        recorder = metrics.recorder(self.files.path, self.config, lost)
+        with recorder, self.report.bar(total, self.step):
+            try:
+                return self._sit(recorder, interrupt)
+            except Exception:
+                self._rescue()
+                raise
+
+    def _sit(self, recorder: metrics.Recorder, interrupt: Interrupt) -> Stop:
+        config, stop = self.config, None
+        if self.is_fresh:
+            recorder.write(0, self._validate())
+            recorder.settle()  # here, as ever before a checkpoint claims its step
+            self._save()  # so that a disk that cannot be written stops us here
+        while stop is None and interrupt.signal is None:
+            row = self._advance()
+            if not self.is_finite:
                 recorder.write(self.step, row)
-                bar.update()
-                if has_failed:
-                    self._fail()
-                if self.step % config.checkpoint_every == 0:
-                    self._save()
-            if self.step not in self.checkpoints.steps():
+                raise UserError(of_parameters(self.step, self.checkpoints.steps()))
+            self._warn_of(verdict := of_fitness(row, self.step, self.experiment))
+            stop = self._exhausted()
+            if stop or self.step % config.evaluate_every == 0:
+                row |= self._validate()
+                stop = Stop.TARGET if self._has_reached_target() else stop
+            recorder.write(self.step, row)
+            self.report.advance()
+            if verdict is not None and verdict.is_fatal:
+                self._save_once()
+                raise UserError(f"{verdict.text}; all so far is in {self.files.path}")
+            if self.step % config.checkpoint_every == 0:
+                recorder.settle()
                 self._save()
+        recorder.settle()
+        self._save_once()
         return stop or Stop.INTERRUPT
 
-    def _advance(self) -> tuple[dict[str, float], bool]:
-        """Makes one step; returns its figures, and whether no fitness was finite."""
+    def _advance(self) -> dict[str, float]:
+        """Makes one step; returns its figures."""
         started = time.perf_counter()
         key = key_for(self.state.key, Purpose.BATCH, self.step)
         data = self.task.batch(self.state.task, self.step, key)
         self.state, figures = self.algorithm.step(self.state, data)
-        row = {name: float(value) for name, value in jax.device_get(figures).items()}
+        told = figures, _all_finite(self.state.params)
+        figures, self.is_finite = jax.device_get(told)
+        row = {name: float(value) for name, value in figures.items()}
         if "fitness/best" in row:
             self.best = max(self.best, row["fitness/best"])
             row["fitness/best_ever"] = self.best
@@ -129,20 +140,13 @@ class _Loop:
         else:
             row["compile_seconds"] = seconds
             self.is_compiled = True
-        return row | dataclasses.asdict(self.progress), row.get(
-            "fitness/nonfinite"
-        ) == 1
+        return row | dataclasses.asdict(self.progress)
 
-    def _warn_of(self, row: dict[str, float]) -> None:
+    def _warn_of(self, verdict: Verdict | None) -> None:
         """Tells, once a sitting, of a step that learnt nothing."""
-        if row.get("fitness/unusable") == 1 and not self.has_warned:
+        if verdict is not None and not verdict.is_fatal and not self.has_warned:
             self.has_warned = True
-            self.report(
-                f"step {self.step}: one member of every pair has failed, so nothing "
-                "was learnt (fitness/unusable is 1): lower sigma, or look into "
-                f"evaluate of {type(self.task).__name__}; from now on such steps are "
-                "counted only"
-            )
+            self.report(verdict.text)
 
     def _validate(self) -> dict[str, float]:
         self.validation = self._validation(Purpose.VALIDATE)
@@ -168,12 +172,7 @@ class _Loop:
 
     def _save(self) -> None:
         if not _all_finite(self.state.params):
-            kept = ", ".join(map(str, self.checkpoints.steps())) or "none"
-            raise UserError(
-                f"step {self.step}: the parameters hold NaN or infinity, so they are "
-                "not saved: lower the learning rate, or resume from an earlier "
-                f"checkpoint (there is: {kept})"
-            )
+            raise UserError(of_parameters(self.step, self.checkpoints.steps()))
         facts = {
             "progress": dataclasses.asdict(self.progress),
             "config": plain(self.config),
@@ -181,48 +180,39 @@ class _Loop:
         }
         self.checkpoints.save(self.step, self.state, facts)
 
+    def _save_once(self) -> None:
+        if self.step not in self.checkpoints.steps():
+            self._save()
+
+    def _rescue(self) -> None:
+        """Saves what there is after an error, if that can be done."""
+        if 0 < self.step == int(self.state.step):  # not so amid a step
+            with contextlib.suppress(UserError):  # the first error is the one to tell
+                self._save_once()
+                self.report(f"step {self.step} is saved in {self.files.path}")
+
     def _begin(self) -> None:
-        if any(row["step"] > 0 for row in metrics.read(self.metrics)):
-            raise UserError(
-                f"{self.path} has figures but no checkpoint to resume from: "
-                "start another run"
-            )
-        metrics.forget_after(self.metrics, -1)  # of a kill before the first checkpoint
+        check_beginning(self.files, metrics.read(self.files.metrics))
+        metrics.forget_after(self.files.metrics, -1)  # of a kill before a checkpoint
 
     def _resume(self) -> None:
-        restored = self.checkpoints.restore(like=self.state)
-        for step, reason in restored.damaged.items():
-            self.report(f"checkpoint {step} is damaged and passed over: {reason}")
-        self.checkpoints.set_aside(list(restored.damaged))
-        saved = restored.facts["versions"]
-        for package, version in versions().items():
-            if saved.get(package, version) != version:
-                self.report(
-                    f"{package} was {saved[package]} and is {version} now: "
-                    "figures may differ from those of a run that never stopped"
-                )
+        restored = resumed(self.files, self.checkpoints, self.state)
+        for notice in notices(self.files, restored):
+            self.report(notice)
         self.state, self.step = restored.state, restored.step
         self.progress = Progress(**restored.facts["progress"])
         if stop := self._exhausted():
             raise UserError(
-                f"{self.path}: nothing is left to do, {stop.value}: give it more with "
-                "--generations, --seconds or --samples"
+                f"{self.files.path}: nothing is left to do, {stop.value}: give it more "
+                "with --generations, --seconds or --samples"
             )
-        metrics.forget_after(self.metrics, self.step)
-        rows = metrics.read(self.metrics)  # in which floats are written out in full
+        for trouble in metrics.forget_after(self.files.metrics, self.step):
+            self.report(trouble)
+        rows = metrics.read(self.files.metrics)  # floats are written out in full
         self.best = max(
             [self.best, *(row.get("fitness/best", -math.inf) for row in rows)]
         )
         self.report(f"resuming at step {self.step}")
-
-    def _fail(self) -> None:
-        self._save()
-        raise UserError(
-            f"step {self.step}: the fitness of all {self.algorithm.members} members is "
-            "NaN or infinite, so there is nothing to learn from: lower sigma or the "
-            f"learning rate, or look into evaluate of {type(self.task).__name__}; "
-            f"all so far is in {self.path}"
-        )
 
 
 @jax.jit

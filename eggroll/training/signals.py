@@ -1,9 +1,13 @@
-"""Ctrl-C and SIGTERM as a request to stop at the next safe place."""
+"""Ctrl-C, SIGTERM and a lost connection as a request to stop at the next safe place."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+
+
+HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
+KINDS = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)))
 
 
 class Interrupt:
@@ -15,7 +19,10 @@ class Interrupt:
 
 @contextlib.contextmanager
 def interruptible(notice: Callable[[str], None]) -> Iterator[Interrupt]:
-    """Notes the first SIGINT or SIGTERM; a second one stops at once as usual.
+    """Notes the first SIGINT, SIGTERM or SIGHUP; a second one stops at once as usual.
+
+    But SIGHUP, of which a connection that drops may send several, is ignored from then
+    on; and altogether where it was before, as `nohup` has it.
 
     Args:
         notice: Told in words that the first one arrived.
@@ -23,8 +30,9 @@ def interruptible(notice: Callable[[str], None]) -> Iterator[Interrupt]:
     interrupt = Interrupt()
     # Only the main thread may install handlers; elsewhere the caller must stop us.
     is_main = threading.current_thread() is threading.main_thread()
-    kinds = (signal.SIGINT, signal.SIGTERM) if is_main else ()
-    before = {kind: signal.getsignal(kind) for kind in kinds}
+    before = {kind: signal.getsignal(kind) for kind in KINDS} if is_main else {}
+    if before.get(HANGUP) is signal.SIG_IGN:
+        del before[HANGUP]
 
     def restore() -> None:
         for kind, handler in before.items():
@@ -33,9 +41,11 @@ def interruptible(notice: Callable[[str], None]) -> Iterator[Interrupt]:
     def note(number: int, _: object) -> None:
         interrupt.signal = signal.Signals(number)
         restore()
+        if HANGUP is not None and HANGUP in before:
+            signal.signal(HANGUP, signal.SIG_IGN)
         notice("stopping after this step and saving; once more to stop at once")
 
-    for kind in kinds:
+    for kind in before:
         signal.signal(kind, note)
     try:
         yield interrupt

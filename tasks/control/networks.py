@@ -69,11 +69,13 @@ class Network:
         """What the network remembers at the start of an episode."""
         if not self._is_recurrent:
             return ()
-        memory = self._build(jax.random.key(0)).initial_memory()
-        if self.agents is None:
-            return memory
-        team = (self.agents,)
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, team + x.shape), memory)
+        # Kept for ever, so that it must be no part of what is being traced just now.
+        with jax.ensure_compile_time_eval():
+            memory = self._build(jax.random.key(0)).initial_memory()
+            if self.agents is None:
+                return memory
+            team = (self.agents,)
+            return jax.tree.map(lambda x: jnp.broadcast_to(x, team + x.shape), memory)
 
     def __call__(
         self, params: PyTree, observation: Float[Array, "..."], memory: PyTree

@@ -25,6 +25,7 @@ from tasks.control.normalisation import (
     no_moments,
     normalise,
 )
+from tasks.control.partial import partial
 from tasks.control.ppo import PPOSettings, algorithm as ppo_algorithm
 from tasks.control.rendering import watch
 from tasks.control.rollout import Episodes, rollout
@@ -69,6 +70,8 @@ class Control(Task):
     Attributes:
         environment: `library/name`, `package.module:Class`, or an environment itself.
         environment_options: passed on to the environment.
+        unseen: numbers of an observation that the policy is not shown, such as its
+            velocities, counted from 0 along the last axis.
         episodes: episodes per member and step.
         seeds: who meets the same initial states and chances in one step: the two
             members of a `pair`, the whole `population`, or no two members at all.
@@ -91,6 +94,7 @@ class Control(Task):
 
     environment: str | Environment = "gymnax/CartPole-v1"
     environment_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    unseen: Sequence[int] = ()
     episodes: int = 1
     seeds: Literal["pair", "population", "member"] = "pair"
     network: str = "mlp"
@@ -123,9 +127,10 @@ class Control(Task):
     @functools.cached_property
     def env(self) -> Environment:
         """The environment itself."""
-        if isinstance(self.environment, str):
-            return make(self.environment, **self.environment_options)
-        return self.environment
+        whole = self.environment
+        if isinstance(whole, str):
+            whole = make(whole, **self.environment_options)
+        return partial(whole, self.unseen)
 
     @functools.cached_property
     def head(self) -> ActionHead:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,11 +84,25 @@ def remove_metadata(directory: Path) -> None:
         file.write_text("")
 
 
+def edit_the_facts(directory: Path) -> None:
+    (file,) = (directory / "3").rglob("note/*etadata*")
+    before = file.read_text()
+    file.write_text(before.replace('{"step": 3}', '{"step": 2}'))
+    assert file.read_text() != before
+
+
+def rename(directory: Path) -> None:
+    shutil.rmtree(directory / "3")
+    (directory / "1").rename(directory / "3")
+
+
 def empty(directory: Path) -> None:
     (directory / "4").mkdir()
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, truncate, remove_metadata, empty])
+@pytest.mark.parametrize(
+    "damage", [flip_a_bit, truncate, remove_metadata, edit_the_facts, rename, empty]
+)
 def test_damage_is_noticed_and_the_newest_whole_checkpoint_taken(
     three, directory, damage
 ):

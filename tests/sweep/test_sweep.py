@@ -84,6 +84,14 @@ def test_a_range_is_searched_evenly_on_its_scale_and_within_its_bounds():
     assert abs(counts[1] - 500).max() < 5 * (2000 * 0.25 * 0.75) ** 0.5
 
 
+def test_a_sweep_that_another_process_makes_is_left_alone(path, tmp_path):
+    made = tmp_path / "runs" / "line-sweep"
+    made.mkdir(parents=True)
+    with runs.sitting(made), pytest.raises(UserError, match="in use by process"):
+        search(path)
+    assert not (made / "sweep.json").exists()
+
+
 @pytest.mark.slow
 def test_each_trial_and_seed_is_an_ordinary_run_with_the_overrides(path, tmp_path):
     found = search(path, ("generations", "5"), ("seed", "3"))

@@ -108,6 +108,13 @@ def test_steps_that_learn_nothing_are_counted_and_told_once(tmp_path):
     assert warning.startswith("step 6: one member of every pair has failed")
 
 
+def test_a_run_stops_at_a_step_that_learns_nothing_if_it_is_told_to(tmp_path):
+    words = ("algorithm=eggroll", "unusable_steps=stop")
+    with pytest.raises(UserError, match="step 6: one member of every pair has failed"):
+        train(config(tmp_path, *words, task="HalfBroken"))
+    assert Checkpoints(tmp_path / "line" / "checkpoints").steps() == [0, 5, 6]
+
+
 def test_where_failures_rank_last_steps_with_half_of_each_pair_are_learnt_from(
     tmp_path,
 ):
@@ -126,10 +133,14 @@ def test_what_is_scored_on_the_host_is_learnt_from_in_float64(tmp_path, offset):
     assert outcome.validation["error"] < 0.5
 
 
-def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
-    with pytest.raises(UserError, match=r"not saved.*\(there is: 0, 5\)"):
-        train(config(tmp_path, task="Broken"))
+def test_parameters_that_are_not_finite_stop_the_run_at_once_and_are_not_saved(
+    tmp_path,
+):
+    last = r"step 7: .*not saved.*from step 5, the last good.*\(there is: 0, 5\)"
+    with pytest.raises(UserError, match=last):
+        train(config(tmp_path, "breaks_at=6", "generations=90", task="Broken"))
     assert Checkpoints(tmp_path / "line" / "checkpoints").steps() == [0, 5]
+    assert metrics.read(tmp_path / "line" / "metrics.jsonl")[-1]["step"] == 7
 
 
 def test_a_run_may_be_anchored_to_where_it_started(tmp_path):

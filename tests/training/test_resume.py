@@ -6,6 +6,7 @@ import pytest
 from toyrun import config, figures, interrupt_at, resume, train
 
 from eggroll import UserError, runs
+from eggroll.cli.main import main
 from eggroll.runs import Checkpoints, metrics
 from eggroll.runs.checkpoint import checksums
 from eggroll.training import Stop
@@ -17,6 +18,11 @@ class Killed(BaseException):
 
 def kill():
     raise Killed
+
+
+@pytest.fixture
+def finished(tmp_path):
+    return train(config(tmp_path, "generations=1"))[0]
 
 
 @pytest.mark.parametrize(
@@ -111,6 +117,95 @@ def test_what_would_make_it_another_run_cannot_change(tmp_path):
     run = runs.create(config(tmp_path))
     with pytest.raises(UserError, match=r"strategy.population cannot change when"):
         runs.change(run, [("population", "64")])
+
+
+def test_damaged_figures_are_told_and_the_run_goes_on(tmp_path, capsys):
+    run, _ = train(config(tmp_path, "generations=3"))
+    lines = run.metrics.read_text().splitlines(keepends=True)
+    run.metrics.write_text("".join([*lines[:2], "5\n", lines[1], lines[2]]))
+    assert main(["plot", str(run.path)]) == 0
+    assert "line 3 cannot be read" in capsys.readouterr().out
+    runs.change(run, [("generations", "4")])
+    said = []
+    resume(run.path, said.append)
+    assert [row["step"] for row in metrics.read(run.metrics)] == [0, 1, 2, 4]
+    told = [text.partition(": ")[2] for text in said if "metrics.jsonl" in text]
+    assert told == [
+        "line 3 cannot be read and is passed over",
+        "step 1 is there twice: the last row counts",
+        "step 3 is not there: there is a hole",
+    ]
+
+
+def test_figures_are_on_the_disk_before_a_checkpoint_claims_their_step(
+    tmp_path, monkeypatch
+):
+    order, save = [], Checkpoints.save
+
+    def settle(self):
+        order.append("figures")
+
+    def saved(self, step, state, facts):
+        order.append(step)
+        save(self, step, state, facts)
+
+    monkeypatch.setattr(metrics.JsonLines, "settle", settle)
+    monkeypatch.setattr(Checkpoints, "save", saved)
+    train(config(tmp_path))
+    assert order == ["figures", 0, "figures", 5, "figures", 10, "figures", 12]
+
+
+def test_a_run_that_another_process_trains_is_left_alone(finished):
+    before = finished.metrics.read_bytes()
+    with runs.sitting(finished.path):
+        with pytest.raises(UserError, match="in use by process"):
+            runs.change(finished, [("generations", "2")])
+        with pytest.raises(UserError, match="in use by process"):
+            resume(finished.path)
+    assert finished.metrics.read_bytes() == before
+    assert runs.load(finished.path).config == finished.config
+
+
+def edit(run, before: str, after: str) -> None:
+    file = run.path / "config.yaml"
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("seed: 0", "seed: 1", "seed is 1, and was 0 when the run was saved"),
+        ("inputs: 3", "inputs: 4", "task.inputs is 4, and was 3"),
+        ("rules: {}", "rules: {b: frozen}", "strategy.rules.b is 'frozen', and was"),
+        ("toy:Line", "toy:Broken", "task.class is 'toy:Broken', and was 'toy:Line'"),
+    ],
+)
+def test_a_config_that_became_that_of_another_run_is_refused(
+    finished, before, after, message
+):
+    edit(finished, before, after)
+    with pytest.raises(UserError, match=rf"config.yaml: .*{message}"):
+        resume(finished.path)
+
+
+def test_what_may_change_between_sittings_is_told(finished):
+    edit(finished, "sigma: 0.05", "sigma: 0.1")
+    edit(finished, "generations: 1", "generations: 2")
+    edit(finished, "name: line", "name: lines")
+    said = []
+    resume(finished.path, said.append)
+    assert "strategy.sigma was 0.05 and is 0.1 from now on" in said
+    assert "budget.generations was 1 and is 2 from now on" in said
+    assert "name was 'line' and is 'lines' from now on" in said
+
+
+def test_validating_by_an_edited_config_is_told(finished, capsys):
+    edit(finished, "seed: 0", "seed: 1")
+    assert main(["eval", str(finished.path)]) == 0
+    said = capsys.readouterr().out
+    assert "seed was 0 when the run was saved, and is 1 in its config.yaml" in said
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
