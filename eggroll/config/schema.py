@@ -118,6 +118,28 @@ class StrategyConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """The devices, of all processes, and what lies on which.
+
+    Attributes:
+        devices: How many; all by default.
+        model: How many neighbours share a model; the population is spread over the
+            rest.
+        partition: By path pattern, how a parameter lies over them: for each dimension
+            the axis that divides it (`model`), or null.
+        update: How the sum over all members gets to all devices: see
+            `eggroll.EvolutionStrategy`.
+    """
+
+    devices: int | None = None
+    model: int = 1
+    partition: Mapping[str, tuple[str | None, ...]] = dataclasses.field(
+        default_factory=dict
+    )
+    update: Literal["reduce", "scatter", "replay", "mixed"] = "reduce"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """A function of `optax` that takes `learning_rate`, and its other arguments.
 
@@ -202,7 +224,7 @@ class Config:
             failed, so that nothing is learnt: `count` it, or `stop` the run.
         seed: The base key of everything random.
         precision: Of the parameters; `bfloat16` keeps a float32 master copy.
-        devices: Over how many devices the population is spread; all by default.
+        mesh: Of which devices, and what lies on which.
         output: The directory in which the run gets its own.
         name: Of the run's directory; by default that of the YAML file.
         sinks: Where metrics go besides `metrics.jsonl`.
@@ -220,7 +242,7 @@ class Config:
     unusable_steps: Literal["count", "stop"] = "count"
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
-    devices: int | None = None
+    mesh: MeshConfig = MeshConfig()
     output: str = "runs"
     name: str | None = None
     sinks: tuple[Literal["tensorboard", "wandb"], ...] = ()

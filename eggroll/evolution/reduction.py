@@ -58,7 +58,7 @@ def over_devices(
         out = lambda sums: jax.lax.psum(sums, AXIS, axis_index_groups=within)
         return sharding.spread(part, mesh, out, rows=_WHOLE, results=_WHOLE)
     if way == "scatter":
-        divided = [_divided(layout, mesh) for layout in layouts]
+        divided = [along(layout.shape, layout.spec, mesh) for layout in layouts]
         out = lambda sums: [
             _scattered(x, d, layout.spec)
             for x, d, layout in zip(sums, divided, layouts, strict=True)
@@ -80,6 +80,20 @@ def group_of(mesh: Mesh) -> int:
     runs = [{*hosts[at : at + group]} for at in range(0, len(hosts), group)]
     even = len(hosts) % group == 0 and all(len(run) == 1 for run in runs)
     return group if even else len(hosts)
+
+
+def along(shape: Sequence[int], spec: PartitionSpec | None, mesh: Mesh) -> int | None:
+    """The dimension along which `scatter` divides a leaf; None: it stays whole.
+
+    The largest that the population divides and the model does not.
+    """
+    taken = [names is not None for names in spec or ()]
+    free = [
+        (n, d)
+        for d, n in enumerate(shape)
+        if not any(taken[d : d + 1]) and n and n % mesh.shape[AXIS] == 0
+    ]
+    return max(free)[1] if free else None
 
 
 def check(way: str) -> None:
@@ -104,17 +118,6 @@ def _share(rows: Rows, group: int) -> Rows:
         return jax.lax.dynamic_slice_in_dim(padded, at, size)
 
     return own(rows[0]), own(rows[1])
-
-
-def _divided(layout: Layout, mesh: Mesh) -> int | None:
-    """The largest dimension that the population divides and the model does not."""
-    taken = [names is not None for names in layout.spec or ()]
-    free = [
-        (n, d)
-        for d, n in enumerate(layout.shape)
-        if not any(taken[d : d + 1]) and n and n % mesh.shape[AXIS] == 0
-    ]
-    return max(free)[1] if free else None
 
 
 def _scattered(

@@ -18,10 +18,10 @@ Differences = dict[str, tuple[Any, Any]]
 CHANGEABLE = (
     "budget",
     "checkpoint_every",
-    "devices",
     "diagnose_every",
     "evaluate_every",
     "keep_checkpoints",
+    "mesh",
     "optimizer.learning_rate",
     "sinks",
     "strategy.chunk_size",

@@ -28,7 +28,7 @@ from eggroll.training.budget import exhausted
 Overrides = Sequence[tuple[str, str]]
 Report = Callable[[str], None]
 # Settings that may change without making it another sweep.
-CHANGEABLE = ("devices", "name", "output")
+CHANGEABLE = ("mesh", "name", "output")  # and what is in them
 
 
 class Sweep(NamedTuple):
@@ -128,7 +128,7 @@ def _asked(base: Config, space: dict[str, Any]) -> dict[str, Any]:
     """What makes it this sweep, by dotted name and as JSON gives it back."""
     asked = {f"sweep.{name}": one for name, one in space.items()}
     for name, value in flat(base).items():
-        if name not in CHANGEABLE:
+        if name.partition(".")[0] not in CHANGEABLE:
             asked[name] = value
     return json.loads(json.dumps(asked))
 

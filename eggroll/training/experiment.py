@@ -1,18 +1,17 @@
 """A run's settings turned into what is needed to train or evaluate it."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PRNGKeyArray, PyTree
 
 from eggroll.config.schema import Config
 from eggroll.runs import metrics
 from eggroll.task.check import check_evaluation, first_batch, numbers, validate
 from eggroll.task.protocol import Task, rows
-from eggroll.training import algorithms, instantiate
+from eggroll.training import algorithms, instantiate, placement
 from eggroll.training.algorithms import Algorithm
 from eggroll.training.state import Purpose, State, key_for
 
@@ -49,6 +48,7 @@ def prepare(config: Config) -> Experiment:
         like = functools.partial(_state, experiment)
         state = jax.eval_shape(like, task.params_like())
         jax.eval_shape(algorithm.trial, state, data)
+    placement.of_state(config, state, members)
     return experiment
 
 
@@ -64,17 +64,17 @@ def validated(
 
 def initial_state(experiment: Experiment) -> State:
     """The state before the first step, laid out over the devices."""
-    config, task, algorithm = experiment
-    mesh = instantiate.mesh(config)
+    config, task, _ = experiment
     params = task.init(key_for(jax.random.key(config.seed), Purpose.INIT))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    # A carry that is none of the population's, as of `backprop`, cannot be split.
-    is_split = algorithm.members % mesh.size == 0
-    by_member = NamedSharding(mesh, PartitionSpec("population"))
-    state = jax.device_put(_state(experiment, params), everywhere)
-    return state._replace(
-        carry=jax.device_put(state.carry, by_member if is_split else everywhere)
+    return placement.placed(_state(experiment, params), placements(experiment))
+
+
+def placements(experiment: Experiment) -> Any:
+    """Where each array of the state lies: a `State` of shardings."""
+    like = jax.eval_shape(
+        functools.partial(_state, experiment), experiment.task.params_like()
     )
+    return placement.of_state(experiment.config, like, experiment.algorithm.members)
 
 
 def _state(experiment: Experiment, params: PyTree) -> State:

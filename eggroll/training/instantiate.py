@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import PyTree
 
 from eggroll.config import lookup
@@ -101,13 +101,20 @@ def precise(config: Config, params: PyTree) -> PyTree:
 
 
 def mesh(config: Config) -> Mesh:
-    """The devices over which the population is spread."""
-    devices = jax.devices()
-    if config.devices is not None and not 1 <= config.devices <= len(devices):
+    """The devices over which the population is spread, and its models."""
+    devices, wanted = jax.devices(), config.mesh.devices
+    if wanted is not None and not 1 <= wanted <= len(devices):
         raise UserError(
-            f"devices: expected 1 to {len(devices)}, as there are, got {config.devices}"
+            f"mesh.devices: expected 1 to {len(devices)}, as there are, got {wanted}"
         )
-    return population_mesh(devices[: config.devices])
+    with blaming("mesh"):
+        return population_mesh(devices[:wanted], model=config.mesh.model)
+
+
+def partition(config: Config) -> dict[str, PartitionSpec]:
+    """How parameters lie over the devices that share a model."""
+    rules = config.mesh.partition
+    return {pattern: PartitionSpec(*axes) for pattern, axes in rules.items()}
 
 
 def strategy(config: Config, *, rank: int | None) -> EvolutionStrategy:
@@ -126,6 +133,8 @@ def strategy(config: Config, *, rank: int | None) -> EvolutionStrategy:
             rules=rules(setting.rules),
             chunk_size=setting.chunk_size,
             mesh=mesh(config),
+            partition=partition(config),
+            update=config.mesh.update,
         )
 
 

@@ -20,8 +20,14 @@ from eggroll.runs.checkpoint import Checkpoints
 from eggroll.runs.directory import Run, versions
 from eggroll.runs.lock import sitting
 from eggroll.training.budget import Outcome, Progress, Stop, exhausted, is_reached
-from eggroll.training.experiment import Experiment, initial_state, validated
+from eggroll.training.experiment import (
+    Experiment,
+    initial_state,
+    placements,
+    validated,
+)
 from eggroll.training.listener import Listener, Report
+from eggroll.training.placement import settled
 from eggroll.training.resuming import check_beginning, notices, resumed
 from eggroll.training.signals import Interrupt, interruptible
 from eggroll.training.state import Purpose, key_for
@@ -61,6 +67,7 @@ class _Loop:
         )
         self.files = run
         self.state = initial_state(experiment)
+        self.lies = placements(experiment)
         self.step = 0
         self.progress = Progress()
         self.best = -math.inf  # raw fitness of a member, over all sittings
@@ -118,7 +125,8 @@ class _Loop:
         started = time.perf_counter()
         key = key_for(self.state.key, Purpose.BATCH, self.step)
         data = self.task.batch(self.state.task, self.step, key)
-        self.state, figures = self.algorithm.step(self.state, data)
+        state, figures = self.algorithm.step(self.state, data)
+        self.state = settled(state, self.lies)
         told = figures, _all_finite(self.state.params)
         figures, self.is_finite = jax.device_get(told)
         row = {name: float(value) for name, value in figures.items()}

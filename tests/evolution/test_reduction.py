@@ -84,9 +84,8 @@ def test_the_update_is_that_of_one_device(way, model):
 
 
 def lies(array):
-    return tuple(array.sharding.spec) + (None,) * (
-        array.ndim - len(array.sharding.spec)
-    )
+    spec = tuple(array.sharding.spec)
+    return spec + (None,) * (array.ndim - len(spec))
 
 
 @pytest.mark.parametrize("way", WAYS)

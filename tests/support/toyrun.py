@@ -24,7 +24,7 @@ def config(output: Path, *overrides: str, task: str = "Line") -> Config:
         "budget": {"generations": 12},
         "evaluate_every": 4,
         "checkpoint_every": 5,
-        "devices": 1,
+        "mesh": {"devices": 1},
         "output": str(output),
         "name": "line",
     }

@@ -11,6 +11,7 @@ from texts import folder_of
 from eggroll import UserError, check_task
 from eggroll.cli.main import main
 from eggroll.config import plain, resolve, yamlfile
+from eggroll.config.schema import MeshConfig
 from eggroll.runs import metrics
 from eggroll.training import (
     Experiment,
@@ -133,9 +134,11 @@ ALL_DEVICES = pytest.param(dict(devices=8), marks=pytest.mark.slow)
 def test_devices_and_chunks_change_no_bit_of_a_run(folder, change):
     config = _config(16, folder)
     strategy = dataclasses.replace(config.strategy, chunk_size=change.get("chunk"))
-    other = dataclasses.replace(config, strategy=strategy, devices=change["devices"])
+    other = dataclasses.replace(
+        config, strategy=strategy, mesh=MeshConfig(devices=change["devices"])
+    )
     (one, _), (same, _) = (
-        steps(dataclasses.replace(config, devices=1), 2),
+        steps(dataclasses.replace(config, mesh=MeshConfig(devices=1)), 2),
         steps(other, 2),
     )
     for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(same), strict=True):

@@ -210,7 +210,10 @@ def test_devices_change_results_by_rounding_only(tmp_path):
     for devices in (1, 4):
         _, outcome = train(
             config(
-                tmp_path, "algorithm=eggroll", f"devices={devices}", task="Remembering"
+                tmp_path,
+                "algorithm=eggroll",
+                f"mesh.devices={devices}",
+                task="Remembering",
             )
         )
         states.append(jax.device_get(outcome.state.params))
@@ -276,7 +279,7 @@ def test_tensorboard_gets_the_figures_too(tmp_path):
         (("algorithm=eggroll", "shaping={name: groups, size: 3}"), "strategy.*groups"),
         (("algorithm=eggroll", "rules={w: frosen}"), "no rule 'frosen'.*'frozen'"),
         (("algorithm=eggroll", "rules={v: frozen}"), "strategy: .*matches no leaf"),
-        (("devices=9",), "devices: expected 1 to 8, as there are, got 9"),
+        (("mesh.devices=9",), "mesh.devices: expected 1 to 8, as there are, got 9"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_the_run(

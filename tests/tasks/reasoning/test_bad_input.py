@@ -37,7 +37,7 @@ def refused(capsys, tmp_path, checkpoint, rows=ROWS, **task) -> str:
     }
     strategy, output = {"population": 2, "sigma": 0.1}, tmp_path / "runs"
     config = {"task": settings, "strategy": strategy, "budget": {"generations": 1}}
-    config |= {"output": str(output), "devices": 1}
+    config |= {"output": str(output), "mesh": {"devices": 1}}
     path.write_text(yaml.safe_dump(config))
     assert main(["train", str(path)]) == 2
     assert not output.exists()

@@ -33,7 +33,7 @@ def experiment(checkpoint, task, algorithm, rate, **more):
                 "optimizer": {"name": "adam", "learning_rate": rate},
                 "budget": {"generations": 1},
                 "diagnose_every": 0,
-                "devices": 1,
+                "mesh": {"devices": 1},
             }
         )
     )

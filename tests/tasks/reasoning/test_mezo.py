@@ -38,7 +38,7 @@ def test_its_step_is_the_one_derived_by_hand(tmp_path):
             "optimizer": {"name": "sgd", "learning_rate": RATE},
             "budget": {"generations": 1},
             "diagnose_every": 0,
-            "devices": 1,
+            "mesh": {"devices": 1},
         }
     )
     experiment = training.prepare(settings)

@@ -57,7 +57,7 @@ def config(checkpoint, output, **strategy):
             "budget": {"generations": 3},
             "evaluate_every": 3,
             "checkpoint_every": 1,
-            "devices": 1,
+            "mesh": {"devices": 1},
             "output": str(output),
             "name": "run",
         }

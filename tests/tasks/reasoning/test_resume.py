@@ -50,7 +50,7 @@ def settings(checkpoint, output, task, more):
         "checkpoint_every": 1,
         "keep_checkpoints": 9,
         "diagnose_every": 0,
-        "devices": 1,
+        "mesh": {"devices": 1},
         "output": str(output),
         "name": "run",
     }

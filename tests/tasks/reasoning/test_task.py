@@ -57,7 +57,7 @@ def config(checkpoint, algorithm="eggroll", **task):
             "optimizer": {"name": "sgd", "learning_rate": 0.1},
             "budget": {"generations": 2},
             "diagnose_every": 0,
-            "devices": 1,
+            "mesh": {"devices": 1},
         }
     )
 
