@@ -5,7 +5,8 @@
 
 from eggroll.runs import animation, atomic, metrics, tensors
 from eggroll.runs.animation import Frame
-from eggroll.runs.checkpoint import Checkpoints, Restored, checksums
+from eggroll.runs.checkpoint import Checkpoints, Restored
+from eggroll.runs.digest import digests
 from eggroll.runs.directory import (
     Run,
     change,
@@ -27,8 +28,8 @@ __all__ = [
     "atomic",
     "change",
     "check_edits",
-    "checksums",
     "create",
+    "digests",
     "edited",
     "load",
     "metrics",

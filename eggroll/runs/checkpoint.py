@@ -2,7 +2,7 @@
 
 Orbax writes them so that a kill leaves the earlier ones alone, but restores damaged
 data without a word (19 of 20 flipped bits went unnoticed). So each leaf is saved with
-its SHA-256, and so is what is noted beside them; what does not match gives way to the
+its digest, and so is what is noted beside them; what does not match gives way to the
 newest older one that does.
 """
 
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from eggroll.errors import UserError
+from eggroll.runs.digest import digests
 
 
 class Restored(NamedTuple):
@@ -70,7 +70,7 @@ class Checkpoints:
         Raises:
             UserError: It cannot be written; the earlier ones are untouched.
         """
-        note = {"step": step, "facts": facts, "checksums": checksums(state)}
+        note = {"step": step, "facts": facts, "digests": digests(state)}
         note["seal"] = _seal(note)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note)
@@ -148,26 +148,17 @@ class Checkpoints:
         with _quiet():
             restored = self._manager.restore(step, args=items)
         note, state = _unsealed(restored["note"], step), restored["state"]
-        for name, found in checksums(state).items():
-            if note["checksums"].get(name) != found:
-                raise ValueError(f"the data of {name} is damaged (its SHA-256 differs)")
+        for name, found in digests(state).items():
+            if note["digests"].get(name) != found:
+                raise ValueError(f"the data of {name} is damaged (its digest differs)")
         return state, note["facts"]
-
-
-def checksums(state: PyTree) -> dict[str, str]:
-    """The SHA-256 of each leaf's form and bytes, by its path."""
-    return {
-        jax.tree_util.keystr(path): _checksum(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-    }
 
 
 def _unsealed(note: dict[str, Any], step: int) -> dict[str, Any]:
     """The note of a checkpoint, if it is as it was written and of that step."""
-    # Older checkpoints have neither a seal nor a step.
-    if note.pop("seal", None) not in (None, _seal(note)):
+    if note.pop("seal", None) != _seal(note):
         raise ValueError("what is noted beside the state has changed since")
-    if note.get("step", step) != step:
+    if note["step"] != step:
         raise ValueError(f"it is the checkpoint of step {note['step']}, renamed")
     return note
 
@@ -176,15 +167,6 @@ def _seal(note: dict[str, Any]) -> str:
     """The SHA-256 of a note as JSON gives it back."""
     text = json.dumps(json.loads(json.dumps(note)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _checksum(leaf: jax.Array) -> str:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    array = np.asarray(leaf)
-    digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
-    digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

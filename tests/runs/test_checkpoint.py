@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from eggroll.errors import UserError
-from eggroll.runs import Checkpoints, checksums
+from eggroll.runs import Checkpoints, digests
 
 
 class Bundle(NamedTuple):
@@ -55,7 +55,7 @@ def test_what_is_saved_comes_back_bit_for_bit(directory):
     saved = bundle(7)
     Checkpoints(directory).save(7, saved, {"seconds": 1.5})
     restored = Checkpoints(directory).restore(like=bundle(0))
-    assert checksums(restored.state) == checksums(saved)
+    assert digests(restored.state) == digests(saved)
     assert jax.tree.structure(restored.state) == jax.tree.structure(saved)
     assert (restored.step, restored.facts) == (7, {"seconds": 1.5})
 
@@ -109,13 +109,13 @@ def test_damage_is_noticed_and_the_newest_whole_checkpoint_taken(
     damage(directory)
     restored = Checkpoints(directory).restore(like=bundle(0))
     assert restored.step == (3 if damage is empty else 2)
-    assert checksums(restored.state) == checksums(bundle(restored.step))
+    assert digests(restored.state) == digests(bundle(restored.step))
     assert list(restored.damaged) == [4 if damage is empty else 3]
 
 
 def test_a_flipped_bit_is_named(three, directory):
     flip_a_bit(directory)
-    with pytest.raises(UserError, match=r"step 3: .*(SHA-256 differs|Error)"):
+    with pytest.raises(UserError, match=r"step 3: .*(digest differs|Error)"):
         Checkpoints(directory).restore(like=bundle(0), step=3)
 
 
@@ -155,10 +155,10 @@ def test_a_failed_save_leaves_the_earlier_ones(three, directory, monkeypatch):
     assert Checkpoints(directory).restore(like=bundle(0)).step == 3
 
 
-def test_a_checksum_tells_dtype_and_shape_apart():
-    zeros = checksums({"a": np.zeros((2, 3), np.float32)})
-    assert zeros != checksums({"a": np.zeros((3, 2), np.float32)})
-    assert zeros != checksums({"a": np.zeros((2, 3), np.int32)})
+def test_a_digest_tells_dtype_and_shape_apart():
+    zeros = digests({"a": np.zeros((2, 3), np.float32)})
+    assert zeros != digests({"a": np.zeros((3, 2), np.float32)})
+    assert zeros != digests({"a": np.zeros((2, 3), np.int32)})
 
 
 def test_a_checkpoint_is_restored_onto_the_devices_asked_for(directory):
@@ -171,4 +171,4 @@ def test_a_checkpoint_is_restored_onto_the_devices_asked_for(directory):
     like = jax.device_put(state, spread)
     restored = Checkpoints(directory).restore(like=like)
     assert restored.state["w"].sharding == spread
-    assert checksums(restored.state) == checksums(state)
+    assert digests(restored.state) == digests(state)

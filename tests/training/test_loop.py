@@ -10,7 +10,7 @@ from toyrun import config, figures, train
 
 from eggroll import UserError, frozen, runs, training
 from eggroll.runs import Checkpoints, metrics
-from eggroll.runs.checkpoint import checksums
+from eggroll.runs.digest import digests
 from eggroll.training import Stop, instantiate
 
 
@@ -241,7 +241,7 @@ def test_nothing_is_kept_of_leaves_that_rules_freeze_and_nothing_else_changes(
     everything = instantiate.optimizer
     monkeypatch.setattr(instantiate, "optimizer", lambda c, rules: everything(c))
     _, other = train(settings)
-    checks = [checksums(one.state.params) for one in (outcome, other)]
+    checks = [digests(one.state.params) for one in (outcome, other)]
     assert checks[0] == checks[1]
 
 

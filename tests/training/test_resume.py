@@ -8,7 +8,7 @@ from toyrun import config, figures, interrupt_at, resume, train
 from eggroll import UserError, runs
 from eggroll.cli.main import main
 from eggroll.runs import Checkpoints, metrics
-from eggroll.runs.checkpoint import checksums
+from eggroll.runs.digest import digests
 from eggroll.training import Stop
 
 
@@ -51,7 +51,7 @@ def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(
         assert first.stop is Stop.INTERRUPT
         assert Checkpoints(stopped / "checkpoints").steps() == [0, 5, 8]
     resumed = resume(stopped)
-    assert checksums(resumed.state) == checksums(outcome.state)
+    assert digests(resumed.state) == digests(outcome.state)
     assert figures(runs.load(stopped)) == figures(whole)
     assert "fitness/best_ever" in figures(whole)[-1]
 
@@ -78,7 +78,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch)
     resumed = resume(path, said.append)
     assert any("checkpoint 10 is damaged" in text for text in said)
     assert any("resuming at step 5" in text for text in said)
-    assert checksums(resumed.state) == checksums(outcome.state)
+    assert digests(resumed.state) == digests(outcome.state)
     assert (path / "damaged" / "10").is_dir()
 
 
@@ -110,7 +110,7 @@ def test_more_generations_continue_as_if_they_had_been_asked_for_at_once(tmp_pat
     _, whole = train(config(tmp_path / "whole"))
     run, _ = train(config(tmp_path, "generations=6"))
     runs.change(run, [("generations", "12")])
-    assert checksums(resume(run.path).state) == checksums(whole.state)
+    assert digests(resume(run.path).state) == digests(whole.state)
 
 
 def test_what_would_make_it_another_run_cannot_change(tmp_path):

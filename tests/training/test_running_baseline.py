@@ -12,7 +12,7 @@ from eggroll import UserError, runs, training
 from eggroll.config import plain
 from eggroll.evolution import shaping
 from eggroll.evolution.baseline import against, baseline_update
-from eggroll.runs.checkpoint import checksums
+from eggroll.runs.digest import digests
 from eggroll.training import instantiate
 
 
@@ -50,7 +50,7 @@ def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(
         train(config(tmp_path / "stopped", *settings, task=task))
     stopped = tmp_path / "stopped" / "line"
     resumed = resume(stopped)
-    assert checksums(resumed.state) == checksums(outcome.state)
+    assert digests(resumed.state) == digests(outcome.state)
     rows = figures(whole)
     assert figures(runs.load(stopped)) == rows
     assert rows[1]["baseline/mean"] == pytest.approx(rows[1]["fitness/mean"], 1e-5)
