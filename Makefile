@@ -15,7 +15,7 @@ PARITY := .venv-parity/bin
 PARITY_STAMP := .venv-parity/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo results-control demo-language demo-llm demo-reasoning smollm2 results-language results-reasoning test test-newest test-slow test-parity lint format types wheel clean
+.PHONY: help venv demo results-control demo-language demo-llm demo-reasoning smollm2 results-language results-reasoning test test-distributed test-newest test-slow test-parity lint format types wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -65,7 +65,10 @@ test: venv  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-slow: venv  ## run the slow tests too
-	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not parity'
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not parity and not distributed'
+
+test-distributed: venv  ## run the tests of several processes on this machine
+	$(BIN)/python -m pytest -m distributed tests/distributed
 
 test-newest: $(NEWEST_STAMP)  ## run the tests on the newest Python and JAX
 	$(NEWEST)/python -m pytest $(PYTEST_FLAGS)

@@ -6,11 +6,20 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from eggroll import runs, training
+from eggroll.cli.distributed import told
 from eggroll.config import load
 from eggroll.errors import UserError
 from eggroll.runs import Checkpoints, Restored, Run, animation, curves, metrics
 from eggroll.sweep import search
-from eggroll.training import Experiment, Purpose, Stop, instantiate, key_for
+from eggroll.training import (
+    Experiment,
+    Purpose,
+    Stop,
+    instantiate,
+    key_for,
+    processes,
+    update_choice,
+)
 from eggroll.training.budget import is_reached
 
 
@@ -22,16 +31,19 @@ T = TypeVar("T")
 def train(config: str, overrides: Overrides, say: Say) -> int:
     """Starts a run; nothing is written before all is checked."""
     loaded = load(config, overrides, name=Path(config).stem)
+    loaded = update_choice.chosen(loaded, say if processes.is_first() else _unsaid)
     experiment = training.prepare(loaded)
     experiment.task.ready()
-    return _train(experiment, runs.create(loaded), say)
+    path = processes.by_first(lambda: str(runs.create(loaded).path))
+    return _train(experiment, Run(Path(path), loaded), say)
 
 
 def resume(directory: str, overrides: Overrides, say: Say) -> int:
     """Goes on with a run, perhaps with another budget."""
     run = runs.load(directory)
     if overrides:
-        run = runs.change(run, overrides)
+        processes.by_first(lambda: runs.change(run, overrides) and None)
+        run = runs.load(directory)
     experiment = training.prepare(run.config)
     experiment.task.ready()
     return _train(experiment, run, say)
@@ -193,8 +205,11 @@ def check_reward(config: str, overrides: Overrides, say: Say) -> int:
 
 
 def _train(experiment: Experiment, run: Run, say: Say) -> int:
-    outcome = training.train(experiment, run, report=say)
-    picture = curves.curve(run, experiment.task)
+    told(str(run.path))
+    say = say if processes.is_first() else _unsaid
+    outcome = training.train(experiment, run, report=say, beat=lambda: told("step"))
+    if processes.is_first():
+        curves.curve(run, experiment.task)
     progress, validation = outcome.progress, outcome.validation
     if outcome.stop is Stop.INTERRUPT:
         assert outcome.signal is not None
@@ -206,9 +221,13 @@ def _train(experiment: Experiment, run: Run, say: Say) -> int:
         f"{name} {value:.6g}: {outcome.stop.value}, step {int(outcome.state.step)}, "
         f"{progress.seconds:.1f} s of training ({progress.elapsed:.1f} s in all)"
     )
-    say(f"curve: {picture}")
+    say(f"curve: {run.curve}")
     target = run.config.budget.target
     if target is None or is_reached(validation, target, experiment.task.maximise):
         return 0
     say(f"the target of {target:g} is missed")
     return 1
+
+
+def _unsaid(_: str) -> None:
+    """What the first of several processes says."""

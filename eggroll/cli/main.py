@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from eggroll.cli import distributed
 from eggroll.errors import UserError
 
 
@@ -20,7 +21,7 @@ Overrides = list[tuple[str, str]]
 
 # The options of the commands that take settings, too, and are none of these.
 OWN_OPTIONS = {
-    "train": ("help", "resume"),
+    "train": ("help", "resume", *distributed.OPTIONS),
     "info": ("help",),
     "sweep": ("help", "trials", "seeds"),
     "check-reward": ("help",),
@@ -49,8 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if _is_for_speaker(arguments):
             return _speak(arguments[1:])
-        arguments, overrides = _split(arguments)
+        words, (arguments, overrides) = arguments, _split(arguments)
         options = _parser().parse_args(arguments)
+        options.words = words
         return options.run(options, overrides)
     except (UserError, OSError) as error:
         return _refuse(str(error))
@@ -120,6 +122,7 @@ def _describe_training(command: Callable[..., argparse.ArgumentParser]) -> None:
     train.usage = "eggroll train (CONFIG | --resume RUN) [--SETTING VALUE ...]"
     train.add_argument("config", metavar="CONFIG", nargs="?", help="a YAML file")
     train.add_argument("--resume", metavar="RUN", help="go on with a run's directory")
+    distributed.describe(train)
 
     about = "tell what a config would run, and run nothing"
     info = command("info", _info, about, epilog=SETTINGS_HELP)
@@ -200,6 +203,10 @@ def _describe_looking(command: Callable[..., argparse.ArgumentParser]) -> None:
 def _train(options: argparse.Namespace, overrides: Overrides) -> int:
     if (options.config is None) == (options.resume is None):
         raise UserError("train needs either a CONFIG, or --resume and a RUN")
+    if options.distributed:
+        if not distributed.is_worker():
+            return distributed.watch(options.words, options.patience, _say)
+        distributed.join(options.coordinator, options.processes, options.process)
     from eggroll.cli import commands
 
     if options.resume is not None:

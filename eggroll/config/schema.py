@@ -128,7 +128,8 @@ class MeshConfig:
         partition: By path pattern, how a parameter lies over them: for each dimension
             the axis that divides it (`model`), or null.
         update: How the sum over all members gets to all devices: see
-            `eggroll.EvolutionStrategy`.
+            `eggroll.EvolutionStrategy`; `auto` has `eggroll train` measure this
+            machine's rates and choose.
     """
 
     devices: int | None = None
@@ -136,7 +137,7 @@ class MeshConfig:
     partition: Mapping[str, tuple[str | None, ...]] = dataclasses.field(
         default_factory=dict
     )
-    update: Literal["reduce", "scatter", "replay", "mixed"] = "reduce"
+    update: Literal["reduce", "scatter", "replay", "mixed", "auto"] = "reduce"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -87,6 +87,14 @@ def placed(
     return tuple(one(layout, leaf) for layout, leaf in pairs)
 
 
+def parts(layout: Layout, mesh: Mesh | None) -> int:
+    """Into how many parts a leaf is divided over the axes of the model."""
+    if mesh is None or layout.spec is None:
+        return 1
+    names = [name for one in layout.spec for name in _names(one)]
+    return math.prod(mesh.shape[name] for name in names)
+
+
 def _own(leaf: Any, mesh: Mesh) -> PartitionSpec | None:
     """How a leaf lies over the axes of a model, as far as itself can tell."""
     if not is_array(leaf) or not isinstance(leaf, jax.Array):

@@ -22,6 +22,7 @@ from eggroll.evolution.gradient_estimator import GradientEstimator
 from eggroll.evolution.pytrees import plain_number
 from eggroll.evolution.tracing import Trace
 from eggroll.evolution.validation import (
+    check_same,
     check_settings,
     check_sigma,
     checked_dtype,
@@ -135,6 +136,7 @@ class EvolutionStrategy(GradientEstimator):
             ValueError: if `fitness` has not one number a member.
         """
         fitness = one_per_member(fitness, self.population, "fitness")
+        check_same(fitness, "fitness")
         weights = shapings.apply(self.shaping, fitness, antithetic=self.antithetic)
         return self._on_device(weights)
 
@@ -152,6 +154,7 @@ class EvolutionStrategy(GradientEstimator):
         """
         generation.check(self._noise_settings)
         weights = one_per_member(weights, self.population, "weight")
+        check_same(weights, "weights")
         weights = self._on_device(weights)
         weights, unit = estimate.pair_weights(weights, antithetic=self.antithetic)
         sigma = generation.sigma

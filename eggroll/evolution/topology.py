@@ -10,31 +10,34 @@ from jax.sharding import AxisType, Mesh
 from eggroll.evolution.sharding import AXIS
 
 
-def population_mesh(devices: Sequence[Any] | None = None, *, model: int = 1) -> Mesh:
+def population_mesh(
+    devices: Sequence[Any] | None = None, *, model: int | None = None
+) -> Mesh:
     """Returns a mesh that spreads a population over devices.
 
-    Its axes are `population` and, with `model` above 1, `model`: so many neighbours
+    Its axes are `population` and, where `model` is said, `model`: so many neighbours
     share a model between them (a strategy's `partition` says how) and evaluate the same
     members. They are of one island of fast links: a slice of TPUs, or else a host. From
     island to island, the population is spread.
 
     Args:
         devices: which; by default all, of all processes.
-        model: how many of them share a model.
+        model: how many of them share a model; None: there is no such axis.
 
     Raises:
         ValueError: if the devices of an island are no multiple of `model`.
     """
     devices = list(jax.devices() if devices is None else devices)
     islands = _islands(devices)
-    if model < 1 or (len(devices) // islands) % model:
+    share = 1 if model is None else model
+    if share < 1 or (len(devices) // islands) % share:
         raise ValueError(
             f"model must divide the number of devices that have fast links, "
             f"{len(devices) // islands} ({len(devices)} devices, of {islands} hosts or "
-            f"slices), got {model}"
+            f"slices), got {share}"
         )
-    shape = (len(devices) // model, model)
-    axes = 1 if model == 1 else 2
+    shape = (len(devices) // share, share)
+    axes = 1 if model is None else 2
     names, shape = (AXIS, "model")[:axes], shape[:axes]
     types = (AxisType.Auto,) * axes
     if islands == 1 or not _has_slices(devices):

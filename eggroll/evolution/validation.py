@@ -2,12 +2,14 @@
 
 import math
 import numbers
+import zlib
 from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.experimental import multihost_utils
 from jaxtyping import Num
 
 from eggroll.evolution import reduction, shaping as shapings, sharding
@@ -204,6 +206,29 @@ def _is_number(x: Any) -> bool:
 def _describe(result: Any) -> str:
     shape = getattr(result, "shape", None)
     return f"a {type(result).__name__}" if shape is None else f"shape {shape}"
+
+
+def check_same(values: Any, name: str) -> None:
+    """Refuses numbers of this process where another has others.
+
+    All processes of `jax.distributed` call this, with what is theirs alone.
+
+    Raises:
+        ValueError: in all of them, saying which differ.
+    """
+    if jax.process_count() == 1 or is_traced(values):
+        return
+    if isinstance(values, jax.Array) and not values.is_fully_addressable:
+        return  # one array, of which each process has a part
+    crc = np.uint32(zlib.crc32(np.asarray(values).tobytes()))
+    found = np.asarray(multihost_utils.process_allgather(crc))
+    if others := np.flatnonzero(found != found[0]).tolist():
+        raise ValueError(
+            f"the {name} of process {others[0]} differs from that of process 0, and "
+            f"would be mixed with it: tell all processes the same, such as by "
+            f"jax.experimental.multihost_utils.broadcast_one_to_all, or give one array "
+            f"that all have parts of (jax.make_array_from_process_local_data)"
+        )
 
 
 def one_per_member(

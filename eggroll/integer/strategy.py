@@ -24,7 +24,7 @@ from jaxtyping import Num, PyTree
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.population import Population
 from eggroll.evolution.tracing import Trace
-from eggroll.evolution.validation import one_per_member
+from eggroll.evolution.validation import check_same, one_per_member
 from eggroll.integer import votes
 from eggroll.integer.validation import NOISES, IntegerNoise, check_settings
 from eggroll.perturbation.layout import Layout, is_array, named_leaves
@@ -109,6 +109,7 @@ class IntegerStrategy(Population):
         """
         generation.check(self._noise_settings)
         fitness = one_per_member(fitness, self.population, "fitness")
+        check_same(fitness, "fitness")
         if not isinstance(fitness, jax.Array):
             fitness = votes.from_host(fitness)
         weigh, _ = votes.WEIGHTS[self.weighting]

@@ -133,6 +133,10 @@ class Checkpoints:
             target.parent.mkdir(exist_ok=True)
             shutil.rmtree(target, ignore_errors=True)
             shutil.move(self.directory / str(step), target)
+        self.reload()
+
+    def reload(self) -> None:
+        """Looks afresh at what there is, which others may have changed."""
         self._manager.reload()
 
     def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:

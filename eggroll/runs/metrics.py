@@ -57,6 +57,19 @@ class JsonLines:
             ) from error
 
 
+class Unwritten:
+    """Rows that another process writes."""
+
+    def write(self, step: int, row: Mapping[str, float]) -> None:
+        pass
+
+    def settle(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class TensorBoard:
     """Event files for TensorBoard."""
 
@@ -99,7 +112,7 @@ Lost = Callable[[str, Exception], None]
 class Recorder:
     """Hands each row to every sink; a context manager that closes them."""
 
-    def __init__(self, lines: JsonLines, others: list[Sink], lost: Lost):
+    def __init__(self, lines: JsonLines | Unwritten, others: list[Sink], lost: Lost):
         """Takes the sinks.
 
         Args:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray, PyTree
 
@@ -24,7 +25,7 @@ from eggroll.evolution.leaves import filled
 from eggroll.evolution.strategy import EvolutionStrategy
 from eggroll.evolution.validation import one_per_member
 from eggroll.task.protocol import Task, rows
-from eggroll.training import diagnostics, instantiate
+from eggroll.training import diagnostics, instantiate, processes
 from eggroll.training.halves import Evolution, Metrics, adapting, judging
 from eggroll.training.state import Purpose, State, key_for
 
@@ -236,14 +237,24 @@ def _scored_on_host(task: Task, ask: Callable, learn: Callable) -> Callable:
 
     def step(state: State, data: PyTree) -> tuple[State, Metrics]:
         (fitness, carry, aux), generation = ask(state, data)
-        scored = score(jax.device_get(aux), data)
+        scored = score(processes.whole(aux), data)
         scores, told = scored if isinstance(scored, tuple) else (scored, {})
         with instantiate.blaming(f"{type(task).__name__}: score"):
             scores = one_per_member(scores, fitness.shape[0], "fitness")
+        if jax.process_count() > 1:  # none may differ by what a clock or a coin says
+            scores, told = processes.by_first(lambda: _plain(scores, told))
+            scores = np.asarray(scores)
         state, metrics = learn(state, generation, scores, carry, aux)
         return state, metrics | told
 
     return step
+
+
+def _plain(
+    scores: Num[Any, " population"], told: dict[str, Any]
+) -> tuple[list[float], dict[str, float]]:
+    figures = {name: float(value) for name, value in told.items()}
+    return np.asarray(scores, np.float64).tolist(), figures
 
 
 def _update(

@@ -134,7 +134,8 @@ def strategy(config: Config, *, rank: int | None) -> EvolutionStrategy:
             chunk_size=setting.chunk_size,
             mesh=mesh(config),
             partition=partition(config),
-            update=config.mesh.update,
+            # Until a run has chosen one, any will do: results are the same.
+            update="reduce" if config.mesh.update == "auto" else config.mesh.update,
         )
 
 

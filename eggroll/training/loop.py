@@ -7,7 +7,9 @@ holds all that the next step needs, and each key is a function of base key and s
 import contextlib
 import dataclasses
 import math
+import signal
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ from eggroll.runs import metrics
 from eggroll.runs.checkpoint import Checkpoints
 from eggroll.runs.directory import Run, versions
 from eggroll.runs.lock import sitting
+from eggroll.training import processes
 from eggroll.training.budget import Outcome, Progress, Stop, exhausted, is_reached
 from eggroll.training.experiment import (
     Experiment,
@@ -34,8 +37,15 @@ from eggroll.training.state import Purpose, key_for
 from eggroll.training.verdict import Verdict, of_fitness, of_parameters
 
 
+Beat = Callable[[], None]
+
+
 def train(
-    experiment: Experiment, run: Run, *, report: Report = lambda _: None
+    experiment: Experiment,
+    run: Run,
+    *,
+    report: Report = lambda _: None,
+    beat: Beat = lambda: None,
 ) -> Outcome:
     """Trains from the run's newest readable checkpoint, or else from the start.
 
@@ -43,14 +53,16 @@ def train(
         experiment: Made from the run's settings.
         run: Where checkpoints and figures go.
         report: Told in words what happens; the run goes on if that fails.
+        beat: Called after each step.
 
     Raises:
         UserError: Nothing is left to do, no fitness is finite, the disk is full, or
             another process is at it. What was saved before stays.
     """
     listener = Listener(report, run.path)
-    with sitting(run.path), interruptible(listener) as interrupt:
-        loop = _Loop(experiment, run, listener)
+    alone = sitting(run.path) if processes.is_first() else contextlib.nullcontext()
+    with alone, interruptible(listener) as interrupt:
+        loop = _Loop(experiment, run, listener, beat)
         stop = loop.run(interrupt)
     return Outcome(stop, loop.state, loop.validation, loop.progress, interrupt.signal)
 
@@ -58,10 +70,10 @@ def train(
 class _Loop:
     """The state of one sitting."""
 
-    def __init__(self, experiment: Experiment, run: Run, report: Listener):
+    def __init__(self, experiment: Experiment, run: Run, report: Listener, beat: Beat):
         self.experiment = experiment
         self.config, self.task, self.algorithm = experiment
-        self.report = report
+        self.report, self.beat = report, beat
         self.checkpoints = Checkpoints(
             run.checkpoints, keep=self.config.keep_checkpoints
         )
@@ -84,32 +96,37 @@ class _Loop:
 
     def run(self, interrupt: Interrupt) -> Stop:
         lost, total = self.report.lost, self.config.budget.generations
-        recorder = metrics.recorder(self.files.path, self.config, lost)
+        if processes.is_first():
+            recorder = metrics.recorder(self.files.path, self.config, lost)
+        else:
+            recorder = metrics.Recorder(metrics.Unwritten(), [], lost)
         with recorder, self.report.bar(total, self.step):
             try:
                 return self._sit(recorder, interrupt)
             except Exception:
-                self._rescue()
+                if jax.process_count() == 1:  # else the others would have to save, too
+                    self._rescue()
                 raise
 
     def _sit(self, recorder: metrics.Recorder, interrupt: Interrupt) -> Stop:
-        config, stop = self.config, None
+        config, stop, asked = self.config, None, None
         if self.is_fresh:
             recorder.write(0, self._validate())
             recorder.settle()  # here, as ever before a checkpoint claims its step
             self._save()  # so that a disk that cannot be written stops us here
-        while stop is None and interrupt.signal is None:
+        while stop is None and asked is None:
             row = self._advance()
             if not self.is_finite:
                 recorder.write(self.step, row)
                 raise UserError(of_parameters(self.step, self.checkpoints.steps()))
             self._warn_of(verdict := of_fitness(row, self.step, self.experiment))
-            stop = self._exhausted()
+            stop, asked = self._agreed(self._exhausted(), interrupt.signal)
             if stop or self.step % config.evaluate_every == 0:
                 row |= self._validate()
                 stop = Stop.TARGET if self._has_reached_target() else stop
             recorder.write(self.step, row)
             self.report.advance()
+            self.beat()
             if verdict is not None and verdict.is_fatal:
                 self._save_once()
                 raise UserError(f"{verdict.text}; all so far is in {self.files.path}")
@@ -118,6 +135,7 @@ class _Loop:
                 self._save()
         recorder.settle()
         self._save_once()
+        interrupt.signal = asked
         return stop or Stop.INTERRUPT
 
     def _advance(self) -> dict[str, float]:
@@ -165,7 +183,8 @@ class _Loop:
 
     def _validation(self, purpose: Purpose) -> dict[str, float]:
         key = key_for(self.state.key, purpose, self.step)
-        return validated(self.experiment, self.state, key)
+        found = validated(self.experiment, self.state, key)
+        return processes.by_first(lambda: found)
 
     def _has_reached_target(self) -> bool:
         target = self.config.budget.target
@@ -177,6 +196,14 @@ class _Loop:
 
     def _exhausted(self) -> Stop | None:
         return exhausted(self.config.budget, self.step, self.progress)
+
+    def _agreed(
+        self, stop: Stop | None, asked: signal.Signals | None
+    ) -> tuple[Stop | None, signal.Signals | None]:
+        """Why all processes stop: the first's clock, or a signal that any got."""
+        reasons = [None, *Stop]
+        reason, number = processes.agreed(reasons.index(stop), asked or 0)
+        return reasons[reason], signal.Signals(number) if number else None
 
     def _save(self) -> None:
         if not _all_finite(self.state.params):
@@ -200,8 +227,11 @@ class _Loop:
                 self.report(f"step {self.step} is saved in {self.files.path}")
 
     def _begin(self) -> None:
-        check_beginning(self.files, metrics.read(self.files.metrics))
-        metrics.forget_after(self.files.metrics, -1)  # of a kill before a checkpoint
+        def begin() -> None:
+            check_beginning(self.files, metrics.read(self.files.metrics))
+            metrics.forget_after(self.files.metrics, -1)  # of a kill before a save
+
+        processes.by_first(begin)
 
     def _resume(self) -> None:
         restored = resumed(self.files, self.checkpoints, self.state)
@@ -214,7 +244,8 @@ class _Loop:
                 f"{self.files.path}: nothing is left to do, {stop.value}: give it more "
                 "with --generations, --seconds or --samples"
             )
-        for trouble in metrics.forget_after(self.files.metrics, self.step):
+        forget = lambda: metrics.forget_after(self.files.metrics, self.step)
+        for trouble in processes.by_first(forget):
             self.report(trouble)
         rows = metrics.read(self.files.metrics)  # floats are written out in full
         self.best = max(

@@ -5,6 +5,7 @@ from typing import Any
 from eggroll.errors import UserError
 from eggroll.runs.checkpoint import Checkpoints, Restored
 from eggroll.runs.directory import Run, check_edits, versions
+from eggroll.training import processes
 from eggroll.training.state import State
 
 
@@ -18,7 +19,8 @@ def resumed(run: Run, checkpoints: Checkpoints, like: State) -> Restored:
     if (facts := checkpoints.facts()) is not None:
         check_edits(run, facts["config"])
     restored = checkpoints.restore(like=like)
-    checkpoints.set_aside(list(restored.damaged))
+    processes.by_first(lambda: checkpoints.set_aside(list(restored.damaged)))
+    checkpoints.reload()
     return restored
 
 

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -41,6 +41,21 @@ class Scored(NamedTuple):
     failures: list[str]
     seconds: Float[np.ndarray, " completions"]
     details: dict[str, str]
+
+    def plain(self) -> dict[str, Any]:
+        """The same, as JSON holds it."""
+        lists = {"scores": self.scores.tolist(), "seconds": self.seconds.tolist()}
+        return self._asdict() | lists
+
+    @classmethod
+    def of(cls, parts: Sequence[Mapping[str, Any]]) -> Self:
+        """What was said of all completions, from what was said of parts of them."""
+        together = lambda name: [x for part in parts for x in part[name]]
+        details = {}
+        for part in parts:
+            details = {**part["details"], **details}
+        scores, seconds = (np.asarray(together(x)) for x in ("scores", "seconds"))
+        return cls(scores, together("failures"), seconds, details)
 
     @property
     def failed(self) -> dict[str, int]:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from eggroll import UserError
 from eggroll.config import Config
+from eggroll.training import processes
 from models.llm.generation import GREEDY, Completions, Sampling, generate
 from tasks.reasoning import attacks, held_out, scores, ties
 from tasks.reasoning.checkpoint import FromCheckpoint, blaming, padded
@@ -213,13 +214,19 @@ class Reasoning(FromCheckpoint):
         return found.scores.reshape(shape), figures
 
     def scored(self, done: Completions, rows: list[Row]) -> Scored:
-        """What the reward says of completions, each of a row."""
+        """What the reward says of completions, each of a row.
+
+        Each process of a run has a share of them scored.
+        """
         columns = {
             name: [row.columns[name] for row in rows] for name in rows[0].columns
         }
         prompts = [row.prompt for row in rows]
         contents = [row.content for row in rows]
-        return self.guard.score(prompts, self.texts(done), columns, contents)
+        texts, own = self.texts(done), processes.share(len(rows))
+        columns = {name: values[own] for name, values in columns.items()}
+        found = self.guard.score(prompts[own], texts[own], columns, contents[own])
+        return Scored.of(processes.joined(found.plain()))
 
     def texts(self, done: Completions) -> list[str]:
         """What completions say, with what they begin with."""

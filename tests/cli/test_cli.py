@@ -13,7 +13,7 @@ from toyrun import config
 from eggroll import runs, training
 from eggroll.cli.main import EXTRA, main
 from eggroll.config import plain
-from eggroll.runs import Checkpoints, checksums
+from eggroll.runs import Checkpoints, digests
 
 
 ROOT = Path(__file__).parent.parent.parent
@@ -219,7 +219,7 @@ def parameters(path: Path, step: int) -> dict[str, str]:
     run = runs.load(path)
     like = training.initial_state(training.prepare(run.config))
     state = Checkpoints(run.checkpoints).restore(like, step).state
-    return checksums(jax.device_get(state.params))
+    return digests(jax.device_get(state.params))
 
 
 def test_the_module_runs_as_a_program_and_its_bar_stays_off_a_pipe(path, tmp_path):

@@ -1,6 +1,7 @@
 """Tasks so small that a run of them takes a second."""
 
 import dataclasses
+import time
 
 import jax
 import jax.numpy as jnp
@@ -118,3 +119,16 @@ class HalfBroken(Broken):
         *data, failure = data
         fitness, carry, aux = super().evaluate(params, data, carry, key)
         return fitness + failure, carry, aux
+
+
+@dataclasses.dataclass(frozen=True)
+class Stuck(Remembering):
+    """`Remembering`, of which one process falls asleep at a step, and lives."""
+
+    stuck_at: int = 5
+    process: int = 1
+
+    def batch(self, state, step, key):
+        if step == self.stuck_at and jax.process_index() == self.process:
+            time.sleep(3600)
+        return super().batch(state, step, key)

@@ -13,7 +13,7 @@ import pytest
 
 from eggroll import check_task, runs, training
 from eggroll.config import load, resolve
-from eggroll.runs.checkpoint import checksums
+from eggroll.runs.checkpoint import digests
 from eggroll.task import first_row
 from eggroll.training import Purpose, key_for
 from tasks.control.host import HostControl
@@ -128,7 +128,7 @@ def test_workers_change_nothing(tmp_path):
     extra = {"normalise_observations": True, "episodes": 2}
     alone, _ = a_step(config(tmp_path, **extra))
     shared, metrics = a_step(config(tmp_path, **extra, processes=3))
-    assert checksums(alone) == checksums(shared)
+    assert digests(alone) == digests(shared)
     assert metrics["samples"] == 8 * 2 * 7
     assert shared.task.count == 8 * 2 * 7
 
@@ -166,7 +166,7 @@ def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(tmp_path):
     run, _ = train(config(tmp_path / "part", **settings, generations=2))
     run = runs.change(run, [("generations", "4")])
     resumed = training.train(training.prepare(run.config), run)
-    assert checksums(resumed.state) == checksums(outcome.state)
+    assert digests(resumed.state) == digests(outcome.state)
 
 
 @pytest.mark.parametrize("processes", [0, 2])

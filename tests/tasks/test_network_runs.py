@@ -10,7 +10,7 @@ import yaml
 
 from eggroll import UserError
 from eggroll.cli.main import main
-from eggroll.runs import Checkpoints, checksums
+from eggroll.runs import Checkpoints, digests
 from tasks.control import Control, Discrete, Environment
 from tasks.control.networks import NETWORKS, Network
 
@@ -82,7 +82,7 @@ def test_each_network_trains_resumes_and_is_evaluated_and_filmed(
     stopped, whole = tmp_path / "grid-2", tmp_path / "grid"
     assert main(["train", "--resume", str(stopped), "--generations", "2"]) == 0
     states = [last_state(one).state for one in (whole, stopped)]
-    assert checksums(states[0]) == checksums(states[1])
+    assert digests(states[0]) == digests(states[1])
     capsys.readouterr()
     assert main(["eval", str(stopped)]) == 0
     assert "grid-2 at step 2" in capsys.readouterr().out

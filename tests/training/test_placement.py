@@ -80,7 +80,6 @@ REFUSED = {
         "no leaf",
     ),
     "no divisor": ("mesh.model=3", "task.outputs=4", "mesh: model must divide"),
-    "no axis": ("mesh.partition={b: [model]}", "task.outputs=4", "over 'model'"),
 }
 
 

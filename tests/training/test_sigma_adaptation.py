@@ -10,7 +10,7 @@ from eggroll import UserError, runs, training
 from eggroll.config import plain
 from eggroll.evolution.adaptation import one_fifth_success, spread_target
 from eggroll.runs import Checkpoints
-from eggroll.runs.checkpoint import checksums
+from eggroll.runs.checkpoint import digests
 
 
 RULE = "strategy.sigma_adaptation"
@@ -46,7 +46,7 @@ def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(
     stopped = tmp_path / "stopped" / "line"
     assert Checkpoints(stopped / "checkpoints").steps() == [0, 5]
     resumed = resume(stopped)
-    assert checksums(resumed.state) == checksums(outcome.state)
+    assert digests(resumed.state) == digests(outcome.state)
     assert figures(runs.load(stopped)) == figures(whole)
     sigmas = [row["sigma"] for row in figures(whole) if "sigma" in row]
     assert len(sigmas) == 12
@@ -102,7 +102,7 @@ def test_members_with_data_of_their_own_have_no_centre(tmp_path):
 
 def test_a_run_with_a_fixed_sigma_keeps_nothing_for_it(tmp_path):
     run, outcome = train(config(tmp_path, "algorithm=eggroll", "generations=1"))
-    assert not any("sigma" in name for name in checksums(outcome.state))
+    assert not any("sigma" in name for name in digests(outcome.state))
     assert not any("sigma" in row for row in figures(run))
 
 

@@ -13,7 +13,7 @@ from toyrun import resume
 from eggroll import UserError, runs, training
 from eggroll.cli.main import main
 from eggroll.config import resolve
-from eggroll.runs.checkpoint import checksums
+from eggroll.runs.checkpoint import digests
 from models.llm.checkpoint import load
 from models.llm.generation import GREEDY
 from tasks.reasoning import held_out
@@ -134,7 +134,7 @@ def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(run, tmp_path):
     shutil.copytree(made.path, copied)
     for step in (2, 3):
         shutil.rmtree(copied / "checkpoints" / str(step))
-    assert checksums(resume(copied).state) == checksums(outcome.state)
+    assert digests(resume(copied).state) == digests(outcome.state)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from toyrun import figures
 
 from eggroll import runs, training
 from eggroll.cli.main import main
-from eggroll.runs.checkpoint import checksums
+from eggroll.runs.checkpoint import digests
 from tests.support import tiny_llm
 
 
@@ -87,7 +87,7 @@ def test_it_ends_bit_for_bit_as_one_that_never_stopped(tmp_path, task, more):
     for step in (2, 3):
         shutil.rmtree(stopped / "checkpoints" / str(step))
     assert main(["train", "--resume", str(stopped)]) == 0
-    assert checksums(state_of(stopped)) == checksums(state_of(whole))
+    assert digests(state_of(stopped)) == digests(state_of(whole))
     rows = figures(runs.load(whole))
     times = {name for name in rows[-1] if name.endswith("/s")}
     without = lambda row: {k: v for k, v in row.items() if k not in times}
