@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from eggroll.config import coercion
+from eggroll.config.bounds import bare
 from eggroll.errors import UserError
 
 
@@ -121,7 +122,7 @@ def plain(space: Space) -> dict[str, Any]:
 def _is_whole(setting: Any) -> bool:
     """Whether a setting of this type takes no fractions."""
     try:
-        coercion.coerce(0.5, setting, "")
+        coercion.coerce(0.5, bare(setting), "")
     except UserError:
         return True
     return False
