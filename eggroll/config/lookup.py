@@ -58,7 +58,7 @@ def locate_dataclass(path: str) -> type:
 def locate_function(module: Any, what: str, name: str) -> Callable:
     """The public function `name` of `module`; `what` it is, for the message."""
     function = getattr(module, name, None)
-    if name.startswith("_") or not callable(function):
+    if name.startswith("_") or not inspect.isfunction(function):
         public = [
             one
             for one, value in vars(module).items()

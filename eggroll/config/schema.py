@@ -10,6 +10,7 @@ and are checked against the dataclass or function that is named.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import optax
@@ -223,6 +224,14 @@ class Config:
 
     def __post_init__(self):
         check_bounds(self)
+        name, output = self.name or "run", self.output
+        if Path(name).name != name or name == ".." or not name.isprintable():
+            raise UserError(
+                f"name: expected a plain directory name, got {name!r:.60}: set "
+                "`output` to choose where it is made"
+            )
+        if not output.isprintable():
+            raise UserError(f"output: expected a plain path, got {output!r:.60}")
 
 
 def plain(config: Any) -> Any:

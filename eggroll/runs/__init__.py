@@ -16,11 +16,13 @@ from eggroll.runs.directory import (
     versions,
 )
 from eggroll.runs.lock import sitting
+from eggroll.runs.outlines import Outline, outline
 
 
 __all__ = [
     "Checkpoints",
     "Frame",
+    "Outline",
     "Restored",
     "Run",
     "animation",
@@ -32,6 +34,7 @@ __all__ = [
     "edited",
     "load",
     "metrics",
+    "outline",
     "sitting",
     "tensors",
     "versions",

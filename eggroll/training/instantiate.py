@@ -56,6 +56,11 @@ def schedule(setting: Schedule) -> float | optax.Schedule:
 def task(config: Config) -> Task:
     """The task, made from its class and its fields."""
     cls = lookup.locate_dataclass(config.task.path)
+    if Task not in cls.__mro__:  # before anything of it is called
+        raise UserError(
+            f"task.class: expected a class that inherits from eggroll.Task, got "
+            f"{config.task.path!r}"
+        )
     with blaming("task"):
         return cls(**config.task.options)
 

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from eggroll.config.schema import plain
 from eggroll.errors import UserError
-from eggroll.runs import metrics
+from eggroll.runs import metrics, outlines
 from eggroll.runs.checkpoint import Checkpoints
 from eggroll.runs.directory import Run, versions
 from eggroll.runs.lock import sitting
@@ -44,6 +44,7 @@ def train(
     """
     listener = Listener(report, run.path)
     with sitting(run.path), interruptible(listener) as interrupt:
+        outlines.note(run.path, experiment.task)
         loop = _Loop(experiment, run, listener)
         stop = loop.run(interrupt)
     return Outcome(stop, loop.state, loop.validation, loop.progress, interrupt.signal)

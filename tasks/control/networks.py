@@ -105,7 +105,12 @@ class Network:
                 f"Expected network to be one of {', '.join(NETWORKS)}, or "
                 f"package.module:Class; got {self.kind!r}."
             )
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name, None)
+        if not (isinstance(found, type) and issubclass(found, nnx.Module)):
+            raise UserError(
+                f"network: expected a class of flax.nnx.Module, got {path!r}"
+            )
+        return found
 
     @property
     def _is_spatial(self) -> bool:

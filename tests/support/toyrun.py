@@ -40,7 +40,7 @@ def train(settings: Config, report=lambda _: None) -> tuple[Run, Outcome]:
 
 
 def resume(path: Path, report=lambda _: None) -> Outcome:
-    run = runs.load(path)
+    run = runs.load(path, trust=True)
     return training.train(training.prepare(run.config), run, report=report)
 
 

@@ -36,7 +36,13 @@ def make(name: str, **options: Any) -> Environment:
             the library is not installed (says how to get it).
     """
     if ":" in name:
-        return _load(name)(**options)
+        cls = _load(name)
+        if not isinstance(cls, type) or Environment not in cls.__mro__:
+            raise UserError(
+                f"environment: expected a class that inherits from "
+                f"tasks.control.Environment, got {name!r}"
+            )
+        return cls(**options)
     library, _, rest = name.partition("/")
     if library not in ADAPTERS or not rest:
         raise UserError(
