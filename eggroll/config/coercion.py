@@ -19,7 +19,10 @@ import yaml
 
 from eggroll.config import yamlfile
 from eggroll.config.bounds import bare, bounds_of
-from eggroll.errors import UserError
+from eggroll.errors import UserError, brief
+
+
+LONGEST = 80  # of a name that is told in a message
 
 
 class Typed(str):
@@ -41,11 +44,14 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
         name: The name that was given.
         known: The names that exist.
     """
-    known = sorted(known)
+    known, name = sorted(known), name[:LONGEST]
     # `rate` is no misspelling of `learning_rate`, but means it.
     near = [one for one in known if name in one.rsplit(".", 1)[-1].split("_")]
     near = near or difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(known)}"
+    if near:
+        hint = f"did you mean {near[0]!r}?"
+    elif len(hint := f"there is: {', '.join(known)}") > 300:
+        hint = f"{hint[:300].rpartition(',')[0]} and others, {len(known)} in all"
     return UserError(f"there is no {what} {name!r}: {hint}")
 
 
@@ -231,10 +237,11 @@ def _coerce_sequence(value: Any, annotation: Any, where: str) -> Any:
 
 
 def _mismatch(value: Any, annotation: Any, where: str) -> UserError:
-    got = "null" if value is None else f"{value!r} ({type(value).__name__})"
-    expected = describe(annotation)
-    return UserError(f"{where or 'the settings'}: expected {expected}, got {got}")
+    got = "null" if value is None else f"{brief(value)} ({type(value).__name__})"
+    expected, where = describe(annotation), where[-LONGEST:] or "the settings"
+    return UserError(f"{where}: expected {expected}, got {got}")
 
 
 def _join(where: str, name: str) -> str:
+    name = name[:LONGEST]
     return f"{where}.{name}" if where else name

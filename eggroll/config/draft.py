@@ -13,7 +13,7 @@ from eggroll.config.bounds import bare
 from eggroll.config.coercion import Typed
 from eggroll.config.pieces import Choice, Schedule
 from eggroll.config.schema import Config, OptimizerConfig, TaskConfig
-from eggroll.errors import UserError
+from eggroll.errors import UserError, brief
 
 
 # The setting that a plain word or number in place of several stands for.
@@ -94,7 +94,9 @@ class Draft:
         if value is None:
             return {}
         if kind not in HEADWORDS:
-            raise UserError(f"{name}: expected its settings by name, got {value!r}")
+            raise UserError(
+                f"{name}: expected its settings by name, got {brief(value)}"
+            )
         return {HEADWORDS[kind]: value}
 
 

@@ -11,7 +11,7 @@ from eggroll.config.coercion import Typed
 from eggroll.config.draft import Draft
 from eggroll.config.schema import ALGORITHMS, Config, plain
 from eggroll.config.search_space import Space
-from eggroll.errors import UserError
+from eggroll.errors import UserError, brief
 
 
 def load(
@@ -121,7 +121,7 @@ def kinds(config: Config) -> dict[str, Any]:
 def _space(section: Any, draft: Draft) -> Space:
     """Checks the section `sweep` against the settings there are."""
     if not isinstance(section, Mapping):
-        raise UserError(f"sweep: expected settings with choices, got {section!r}")
+        raise UserError(f"sweep: expected settings with choices, got {brief(section)}")
     space = {}
     for short, value in section.items():
         name = draft.full_name(str(short))

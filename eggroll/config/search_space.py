@@ -9,7 +9,7 @@ import numpy as np
 
 from eggroll.config import coercion
 from eggroll.config.bounds import bare
-from eggroll.errors import UserError
+from eggroll.errors import UserError, brief
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ def parse(value: Any, setting: Any, where: str) -> tuple[Any, ...] | Range:
     if not isinstance(value, list) or not value:
         raise UserError(
             f"{where}: expected a list of choices or {{low: , high: , kind: linear or "
-            f"log}}, got {value!r}"
+            f"log}}, got {brief(value)}"
         )
     for i, choice in enumerate(value):
         coercion.coerce(choice, setting, f"{where}[{i}]")

@@ -38,7 +38,7 @@ def blaming(
     except UserError:
         raise
     except kinds as error:
-        raise UserError(f"{setting}: {error}") from error
+        raise UserError(f"{setting}: {str(error)[:400]}") from error
 
 
 def schedule(setting: Schedule) -> float | optax.Schedule:
@@ -75,7 +75,7 @@ def optimizer(
     any decay, and nothing is kept for them.
     """
     setting = config.optimizer
-    with blaming("optimizer"):
+    with blaming("optimizer", (Exception,)):  # optax has many functions, and options
         made = setting.function()(schedule(setting.learning_rate), **setting.options)
     if not isinstance(made, optax.GradientTransformation):
         raise UserError(
