@@ -214,7 +214,8 @@ def _train(experiment: Experiment, run: Run, say: Say) -> int:
     name, value = next(iter(validation.items()))
     say(
         f"{name} {value:.6g}: {outcome.stop.value}, step {int(outcome.state.step)}, "
-        f"{progress.seconds:.1f} s of training ({progress.elapsed:.1f} s in all)"
+        f"{progress.seconds:.1f} s ({progress.training_seconds:.1f} s in steps, once "
+        "compiled)"
     )
     say(f"curve: {picture}")
     target = run.config.budget.target

@@ -162,7 +162,7 @@ class BudgetConfig:
 
     Attributes:
         generations: Updates of the parameters.
-        seconds: Training time, compilation and validation not counted.
+        seconds: Of wall-clock time in all sittings, compilation included.
         samples: As the task counts them, such as frames of all episodes.
         target: Value of the headline metric, confirmed by a second validation.
     """

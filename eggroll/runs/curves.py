@@ -92,7 +92,7 @@ def comparison(
         raise UserError(f"these runs measure different things ({found})")
     headline = headlines.pop()
     samples = " / ".join(sorted({task.samples for task in tasks}))
-    axes_of = {"seconds": "training time (s)", "samples": samples, "step": "steps"}
+    axes_of = {"seconds": "time (s)", "samples": samples, "step": "steps"}
     with rc_context(STYLE):
         figure = Figure(figsize=(11, 4.2), layout="constrained")
         panels = figure.subplots(1, len(axes_of), sharey=True)

@@ -11,7 +11,13 @@ from eggroll.runs import Run, metrics
 from eggroll.training import Outcome
 
 
-TIMES = ("seconds", "elapsed", "evaluations/s", "examples/s", "compile_seconds")
+TIMES = (
+    "seconds",
+    "training_seconds",
+    "evaluations/s",
+    "examples/s",
+    "compile_seconds",
+)
 
 
 def config(output: Path, *overrides: str, task: str = "Line") -> Config:
