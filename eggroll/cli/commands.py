@@ -127,10 +127,11 @@ def restore(saved: Saved, say: Say) -> tuple[Run, Experiment, Restored]:
     facts = checkpoints.facts(step)
     edits = runs.edited(run, facts["config"]) if facts else {}
     for name, (before, now) in edits.items():
-        say(
-            f"{name} was {before!r:.60} when the run was saved, and is {now!r:.60} in "
-            "its config.yaml, which holds here"
-        )
+        if not runs.may_change(name):
+            say(
+                f"{name} was {before!r:.60} when the run was saved, and is "
+                f"{now!r:.60} in its config.yaml, which holds here"
+            )
     restored = checkpoints.restore(training.initial_state(experiment), step)
     for number, reason in restored.damaged.items():
         say(f"checkpoint {number} is damaged and passed over: {reason}")

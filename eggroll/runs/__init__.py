@@ -13,6 +13,7 @@ from eggroll.runs.directory import (
     create,
     edited,
     load,
+    may_change,
     versions,
 )
 from eggroll.runs.lock import sitting
@@ -33,6 +34,7 @@ __all__ = [
     "create",
     "edited",
     "load",
+    "may_change",
     "metrics",
     "outline",
     "sitting",

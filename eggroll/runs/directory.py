@@ -133,7 +133,7 @@ def change(run: Run, overrides: Iterable[tuple[str, str]]) -> Run:
     """
     config = loading.load(run.path / "config.yaml", overrides)
     for name in differences(run.config, config):
-        if not _may_change(name):
+        if not may_change(name):
             raise UserError(
                 f"{name} cannot change when a run is resumed, as it would be another "
                 "run: start that from a config, without --resume"
@@ -181,7 +181,7 @@ def check_edits(run: Run, saved: Mapping[str, Any]) -> list[str]:
     """
     found = edited(run, saved)
     for name, (before, after) in found.items():
-        if not _may_change(name) and name not in PLACING:
+        if not may_change(name) and name not in PLACING:
             raise UserError(
                 f"{run.path / 'config.yaml'}: {name} is {after!r:.60}, and was "
                 f"{before!r:.60} when the run was saved; it cannot change when a run "
@@ -204,7 +204,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _may_change(name: str) -> bool:
+def may_change(name: str) -> bool:
+    """Whether a setting may differ when a run is resumed."""
     return any(name == one or name.startswith(f"{one}.") for one in CHANGEABLE)
 
 
