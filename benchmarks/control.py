@@ -81,7 +81,7 @@ def train(
     curve = [
         {
             "frames": row["samples"],
-            "seconds": row["seconds"],
+            "seconds": row["training_seconds"],
             "return": row["validation/return"],
         }
         for row in rows
@@ -90,7 +90,7 @@ def train(
     return {
         "environment": config.task.options["environment"],
         "return": final["return"],
-        "seconds": progress.seconds,
+        "seconds": progress.training_seconds,
         "frames": progress.samples,
         "updates": int(outcome.state.step),
         "versions": runs.versions(),

@@ -165,7 +165,7 @@ def train(case: Case, corpus: str | None) -> dict[str, Any]:
         {
             "step": row["step"],
             "tokens": row["samples"],
-            "seconds": row["seconds"],
+            "seconds": row["training_seconds"],
             "bits/byte": row[report.METRIC],
         }
         for row in rows

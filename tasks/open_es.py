@@ -82,7 +82,7 @@ class _Learner:
         state = self.es.init(jax.random.key(0), params, self.options)
         # evosax makes the optimiser's state for zeros, and counts in Python's numbers.
         state = state.replace(opt_state=self.optimizer.init(state.mean))
-        return jax.tree.map(jnp.asarray, state)
+        return _typed(state)
 
     def step(self, state: State, data: PyTree) -> tuple[State, Metrics]:
         key = key_for(state.key, Purpose.NOISE, state.step)
@@ -93,7 +93,7 @@ class _Learner:
         kept, _ = self.es.tell(noise_key, population, told, kept, self.options)
         new = state.advanced(
             params=self.es.get_mean(kept),
-            opt_state=kept,
+            opt_state=_typed(kept),
             task=self.task.update_state(state.task, aux),
             carry=carry,
         )
@@ -161,6 +161,14 @@ def _check(config: Config) -> None:
     for name, expected in wrong.items():
         if expected:
             raise UserError(f"algorithm: 'evosax' expects {name} to be {expected}")
+
+
+def _typed(tree: PyTree) -> PyTree:
+    """Arrays whose types are their own, not those of Python's numbers.
+
+    Otherwise a step would be compiled again for what it returns itself.
+    """
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), tree)
 
 
 def _library(module: str) -> Any:

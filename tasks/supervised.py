@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from eggroll import Task, UserError
+from eggroll.config import Bounds, Count, check_bounds
 from models.mlp import MLP
 
 
@@ -36,21 +37,17 @@ class _Supervised(Task):
             the seed of the run.
     """
 
-    hidden: Sequence[int] = (64, 64)
+    hidden: Annotated[Sequence[int], Bounds(least=1, most=2**20)] = (64, 64)
     activation: str = "tanh"
-    batch_size: int = 256
-    validation_size: int = 4096
+    batch_size: Count = 256
+    validation_size: Count = 4096
     data_seed: int = 0
 
     differentiable = True
     samples = "examples"
 
     def __post_init__(self):
-        for name in ("batch_size", "validation_size"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"{name} must be at least 1, got {getattr(self, name)}."
-                )
+        check_bounds(self)
         self._abstract()  # so that a misspelt activation is refused now
 
     def init(self, key: PRNGKeyArray) -> PyTree:
@@ -138,8 +135,8 @@ class TeacherStudent(_Supervised):
         teacher_hidden: width of each hidden layer of the teacher, a tanh network.
     """
 
-    features: int = 16
-    outputs: int = 4
+    features: Count = 16
+    outputs: Count = 4
     teacher_hidden: Sequence[int] = (32,)
 
     maximise = False

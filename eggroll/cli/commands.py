@@ -9,7 +9,7 @@ from eggroll import runs, training
 from eggroll.cli.distributed import told
 from eggroll.config import load
 from eggroll.errors import UserError
-from eggroll.runs import Checkpoints, Restored, Run, animation, curves, metrics
+from eggroll.runs import Checkpoints, Outline, Restored, Run, animation, curves, metrics
 from eggroll.sweep import search
 from eggroll.training import (
     Experiment,
@@ -38,20 +38,34 @@ def train(config: str, overrides: Overrides, say: Say) -> int:
     return _train(experiment, Run(Path(path), loaded), say)
 
 
-def resume(directory: str, overrides: Overrides, say: Say) -> int:
+def resume(directory: str, overrides: Overrides, trust: bool, say: Say) -> int:
     """Goes on with a run, perhaps with another budget."""
-    run = runs.load(directory)
+    run = runs.load(directory, trust=trust)
     if overrides:
         processes.by_first(lambda: runs.change(run, overrides) and None)
-        run = runs.load(directory)
+        run = runs.load(directory, trust=trust)
     experiment = training.prepare(run.config)
     experiment.task.ready()
     return _train(experiment, run, say)
 
 
-def evaluate(directory: str, step: int | None, seed: int, say: Say) -> int:
+class Saved(NamedTuple):
+    """Which checkpoint is looked at.
+
+    Attributes:
+        directory: Of the run.
+        step: None for the newest.
+        trust: Whether the run may name code of others.
+    """
+
+    directory: str
+    step: int | None = None
+    trust: bool = False
+
+
+def evaluate(saved: Saved, seed: int, say: Say) -> int:
     """Validates a run's parameters on seeds that no validation of its training used."""
-    run, experiment, restored = restore(directory, step, say)
+    run, experiment, restored = restore(saved, say)
     state = restored.state
     key = key_for(state.key, Purpose.EVALUATE, seed)
     say(f"{run.path} at step {restored.step}")
@@ -69,9 +83,9 @@ class Sample(NamedTuple):
     seed: int
 
 
-def sample(directory: str, step: int | None, wanted: Sample, say: Say) -> int:
+def sample(saved: Saved, wanted: Sample, say: Say) -> int:
     """Continues a text with the model of a run whose task has a method `sample`."""
-    run, experiment, restored = restore(directory, step, say)
+    run, experiment, restored = restore(saved, say)
     make = getattr(experiment.task, "sample", None)
     if make is None:
         task = type(experiment.task).__name__
@@ -98,13 +112,13 @@ class Film(NamedTuple):
     seed: int
 
 
-def render(directory: str, step: int | None, wanted: Film, say: Say) -> int:
+def render(saved: Saved, wanted: Film, say: Say) -> int:
     """Films an episode of a run whose task has a method `render`."""
-    path = wanted.path or Path(directory) / "episode.gif"
+    path = wanted.path or Path(saved.directory) / "episode.gif"
     animation.check_path(path)
     if wanted.steps is not None and wanted.steps < 1:
         raise UserError(f"--steps: expected at least 1, got {wanted.steps}")
-    run, experiment, restored = restore(directory, step, say)
+    run, experiment, restored = restore(saved, say)
     make = getattr(experiment.task, "render", None)
     if make is None:
         task = type(experiment.task).__name__
@@ -117,21 +131,19 @@ def render(directory: str, step: int | None, wanted: Film, say: Say) -> int:
     return 0
 
 
-def restore(
-    directory: str, step: int | None, say: Say
-) -> tuple[Run, Experiment, Restored]:
+def restore(saved: Saved, say: Say) -> tuple[Run, Experiment, Restored]:
     """A run and the state that one of its checkpoints holds, the newest by default."""
-    run = runs.load(directory)
+    run, step = runs.load(saved.directory, trust=saved.trust), saved.step
     experiment = training.prepare(run.config)
     checkpoints = Checkpoints(run.checkpoints)
-    saved = checkpoints.facts(step)
-    for name, (before, now) in (
-        runs.edited(run, saved["config"]).items() if saved else ()
-    ):
-        say(
-            f"{name} was {before!r:.60} when the run was saved, and is {now!r:.60} in "
-            "its config.yaml, which holds here"
-        )
+    facts = checkpoints.facts(step)
+    edits = runs.edited(run, facts["config"]) if facts else {}
+    for name, (before, now) in edits.items():
+        if not runs.may_change(name):
+            say(
+                f"{name} was {before!r:.60} when the run was saved, and is "
+                f"{now!r:.60} in its config.yaml, which holds here"
+            )
     restored = checkpoints.restore(training.initial_state(experiment), step)
     for number, reason in restored.damaged.items():
         say(f"checkpoint {number} is damaged and passed over: {reason}")
@@ -141,19 +153,18 @@ def restore(
 def plot(directories: Sequence[str], say: Say) -> int:
     """Draws the curve of each run anew."""
     for directory in directories:
-        run = runs.load(directory)
+        run = runs.outline(directory)
         _tell_troubles(run, say)
-        say(str(curves.curve(run, instantiate.task(run.config))))
+        say(str(curves.curve(run, run)))
     return 0
 
 
 def compare(directories: Sequence[str], output: Path, say: Say) -> int:
     """Draws runs against each other, and tells where each got to."""
-    found = [runs.load(directory) for directory in directories]
-    tasks = [instantiate.task(run.config) for run in found]
+    found = [runs.outline(directory) for directory in directories]
     for run in found:
         _tell_troubles(run, say)
-    picture = curves.comparison(found, tasks, output)
+    picture = curves.comparison(found, found, output)
     width = max(len(str(run.path)) for run in found)
     say(
         f"{'run':<{width}}  algorithm  {'step':>8} {'seconds':>9} {'samples':>11}  last"
@@ -163,7 +174,7 @@ def compare(directories: Sequence[str], output: Path, say: Say) -> int:
         headline = curves.headline_of(rows)
         last = [row for row in rows if headline in row][-1]
         say(
-            f"{run.path!s:<{width}}  {run.config.algorithm:<9}  {last['step']:>8} "
+            f"{run.path!s:<{width}}  {run.algorithm:<9}  {last['step']:>8} "
             f"{last.get('seconds', math.nan):>9.1f} "
             f"{last.get('samples', math.nan):>11.4g}  "
             f"{headline.removeprefix(curves.PREFIX)} {last[headline]:.6g}"
@@ -172,7 +183,7 @@ def compare(directories: Sequence[str], output: Path, say: Say) -> int:
     return 0
 
 
-def _tell_troubles(run: Run, say: Say) -> None:
+def _tell_troubles(run: Outline, say: Say) -> None:
     for trouble in metrics.examine(run.metrics)[1]:
         say(trouble)
 
@@ -219,7 +230,8 @@ def _train(experiment: Experiment, run: Run, say: Say) -> int:
     name, value = next(iter(validation.items()))
     say(
         f"{name} {value:.6g}: {outcome.stop.value}, step {int(outcome.state.step)}, "
-        f"{progress.seconds:.1f} s of training ({progress.elapsed:.1f} s in all)"
+        f"{progress.seconds:.1f} s ({progress.training_seconds:.1f} s in steps, once "
+        "compiled)"
     )
     say(f"curve: {run.curve}")
     target = run.config.budget.target

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eggroll import training
-from eggroll.cli.commands import Say, restore
+from eggroll.cli.commands import Saved, Say, restore
 from eggroll.errors import UserError
 from eggroll.runs import atomic, tensors
 from eggroll.task import Export
@@ -27,7 +27,7 @@ class Wanted(NamedTuple):
     rank: int | None
 
 
-def export(directory: str, step: int | None, wanted: Wanted, say: Say) -> int:
+def export(saved: Saved, wanted: Wanted, say: Say) -> int:
     """Writes what a run learnt, in a format that others read."""
     format, path, member, rank = wanted
     if rank is not None and (rank < 1 or format != "lora" or member is not None):
@@ -37,7 +37,7 @@ def export(directory: str, step: int | None, wanted: Wanted, say: Say) -> int:
         )
     if path is not None and path.exists():
         raise UserError(f"--output: {path} exists already: choose another directory")
-    run, experiment, restored = restore(directory, step, say)
+    run, experiment, restored = restore(saved, say)
     make = getattr(experiment.task, "export", None)
     if make is None and format != "safetensors":
         task = type(experiment.task).__name__

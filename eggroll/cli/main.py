@@ -6,14 +6,14 @@ needs none of it, and where a package is missing, the extra that brings it is to
 """
 
 import argparse
-import contextlib
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from eggroll.cli import distributed
+from eggroll.cli.saying import say
 from eggroll.errors import UserError
 
 
@@ -21,7 +21,7 @@ Overrides = list[tuple[str, str]]
 
 # The options of the commands that take settings, too, and are none of these.
 OWN_OPTIONS = {
-    "train": ("help", "resume", *distributed.OPTIONS),
+    "train": ("help", "resume", "trust", *distributed.OPTIONS),
     "info": ("help",),
     "sweep": ("help", "trials", "seeds"),
     "check-reward": ("help",),
@@ -122,6 +122,7 @@ def _describe_training(command: Callable[..., argparse.ArgumentParser]) -> None:
     train.usage = "eggroll train (CONFIG | --resume RUN) [--SETTING VALUE ...]"
     train.add_argument("config", metavar="CONFIG", nargs="?", help="a YAML file")
     train.add_argument("--resume", metavar="RUN", help="go on with a run's directory")
+    _add_trust(train)
     distributed.describe(train)
 
     about = "tell what a config would run, and run nothing"
@@ -136,7 +137,7 @@ def _describe_training(command: Callable[..., argparse.ArgumentParser]) -> None:
     sweep.add_argument("--trials", type=int, default=20, help="draws of settings; 20")
     sweep.add_argument("--seeds", type=int, default=3, help="runs of each; 3")
 
-    about = "attack a task's reward before a run does, and run nothing"
+    about = "attack a task's reward before a run does"
     check = command("check-reward", _check_reward, about, epilog=SETTINGS_HELP)
     check.usage = "eggroll check-reward CONFIG [--SETTING VALUE ...]"
     check.add_argument("config", metavar="CONFIG", help="a YAML file")
@@ -150,6 +151,7 @@ def _describe_looking(command: Callable[..., argparse.ArgumentParser]) -> None:
         made.add_argument("directory", metavar="RUN")
         made.add_argument("--step", type=int, help="of the checkpoint; the newest")
         made.add_argument("--seed", type=int, default=0, help=f"another {another}; 0")
+        _add_trust(made)
         return made
 
     about = "validate the parameters of a run afresh"
@@ -176,6 +178,7 @@ def _describe_looking(command: Callable[..., argparse.ArgumentParser]) -> None:
     export = command("export", _export, about)
     export.add_argument("directory", metavar="RUN")
     export.add_argument("--step", type=int, help="of the checkpoint; the newest")
+    _add_trust(export)
     export.add_argument(
         "--format",
         choices=("hf", "lora", "safetensors"),
@@ -200,43 +203,54 @@ def _describe_looking(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
 
 
+def _add_trust(command: argparse.ArgumentParser) -> None:
+    about = "run the code that a RUN of somebody else names"
+    command.add_argument("--trust", action="store_true", help=about)
+
+
+def _saved(options: argparse.Namespace) -> Any:
+    from eggroll.cli.commands import Saved
+
+    return Saved(options.directory, options.step, options.trust)
+
+
 def _train(options: argparse.Namespace, overrides: Overrides) -> int:
     if (options.config is None) == (options.resume is None):
         raise UserError("train needs either a CONFIG, or --resume and a RUN")
     if options.distributed:
         if not distributed.is_worker():
-            return distributed.watch(options.words, options.patience, _say)
+            return distributed.watch(options.words, options.patience, say)
         distributed.join(options.coordinator, options.processes, options.process)
     from eggroll.cli import commands
 
     if options.resume is not None:
-        return commands.resume(options.resume, overrides, _say)
-    return commands.train(options.config, overrides, _say)
+        return commands.resume(options.resume, overrides, options.trust, say)
+    return commands.train(options.config, overrides, say)
 
 
 def _info(options: argparse.Namespace, overrides: Overrides) -> int:
     from eggroll.cli import plan
 
-    return plan.info(options.config, overrides, _say)
+    return plan.info(options.config, overrides, say)
 
 
 def _sweep(options: argparse.Namespace, overrides: Overrides) -> int:
     from eggroll.cli import commands
 
     trials, seeds = options.trials, options.seeds
-    return commands.sweep(options.config, overrides, trials, seeds, _say)
+    return commands.sweep(options.config, overrides, trials, seeds, say)
 
 
 def _check_reward(options: argparse.Namespace, overrides: Overrides) -> int:
     from eggroll.cli import commands
 
-    return commands.check_reward(options.config, overrides, _say)
+    return commands.check_reward(options.config, overrides, say)
 
 
 def _evaluate(options: argparse.Namespace, _: Overrides) -> int:
     from eggroll.cli import commands
 
-    return commands.evaluate(options.directory, options.step, options.seed, _say)
+    return commands.evaluate(_saved(options), options.seed, say)
 
 
 def _sample(options: argparse.Namespace, _: Overrides) -> int:
@@ -245,7 +259,7 @@ def _sample(options: argparse.Namespace, _: Overrides) -> int:
     wanted = commands.Sample(
         options.prompt.encode(), options.length, options.temperature, options.seed
     )
-    return commands.sample(options.directory, options.step, wanted, _say)
+    return commands.sample(_saved(options), wanted, say)
 
 
 def _speak(arguments: list[str]) -> int:
@@ -258,7 +272,7 @@ def _render(options: argparse.Namespace, _: Overrides) -> int:
     from eggroll.cli import commands
 
     wanted = commands.Film(options.output, options.steps, options.seed)
-    return commands.render(options.directory, options.step, wanted, _say)
+    return commands.render(_saved(options), wanted, say)
 
 
 def _export(options: argparse.Namespace, _: Overrides) -> int:
@@ -267,27 +281,16 @@ def _export(options: argparse.Namespace, _: Overrides) -> int:
     wanted = exporting.Wanted(
         options.format, options.output, options.member, options.rank
     )
-    return exporting.export(options.directory, options.step, wanted, _say)
+    return exporting.export(_saved(options), wanted, say)
 
 
 def _plot(options: argparse.Namespace, _: Overrides) -> int:
     from eggroll.cli import commands
 
-    return commands.plot(options.directories, _say)
+    return commands.plot(options.directories, say)
 
 
 def _compare(options: argparse.Namespace, _: Overrides) -> int:
     from eggroll.cli import commands
 
-    return commands.compare(options.directories, options.output, _say)
-
-
-def _say(text: str) -> None:
-    from tqdm import tqdm
-
-    try:
-        tqdm.write(text)  # does not tear a progress bar
-        sys.stdout.flush()
-    except OSError:  # of a pipe that is read no more, as by `head`, or a lost terminal
-        with contextlib.suppress(OSError), Path(os.devnull).open("w") as nobody:
-            os.dup2(nobody.fileno(), sys.stdout.fileno())
+    return commands.compare(options.directories, options.output, say)

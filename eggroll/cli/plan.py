@@ -11,7 +11,8 @@ import jax
 from jaxtyping import PyTree
 
 from eggroll import training
-from eggroll.config import load, plain, yamlfile
+from eggroll.config import Config, kinds, load, plain, yamlfile
+from eggroll.config.bounds import bounds_of
 from eggroll.evolution import memory
 from eggroll.evolution.report import Coverage, coverage
 from eggroll.evolution.strategy import EvolutionStrategy
@@ -28,6 +29,7 @@ def info(config: str, overrides: Sequence[tuple[str, str]], say: Say) -> int:
     loaded = load(config, overrides, name=Path(config).stem)
     experiment = training.prepare(loaded)
     say(yamlfile.dump(plain(loaded)))
+    _tell_ranges(loaded, say)
     about = inspect.getdoc(experiment.task) or ""
     say(f"{loaded.task.path}: {about.partition(chr(10))[0]}")
     leaves = jax.tree.leaves(experiment.task.params_like())
@@ -35,6 +37,14 @@ def info(config: str, overrides: Sequence[tuple[str, str]], say: Say) -> int:
     if experiment.algorithm.strategy is not None:
         _tell_population(experiment, experiment.algorithm.strategy, say)
     return 0
+
+
+def _tell_ranges(config: Config, say: Say) -> None:
+    found = {name: bounds_of(kind) for name, kind in kinds(config).items()}
+    known = {name: str(bounds) for name, bounds in found.items() if bounds}
+    width = max(map(len, known))
+    lines = (f"  {name:<{width}}  {bounds}" for name, bounds in known.items())
+    say("\n".join(["ranges:", *lines, ""]))
 
 
 def _tell_population(

@@ -9,6 +9,7 @@ import collections.abc
 import contextlib
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,11 @@ from typing import Any, Literal, Union
 import yaml
 
 from eggroll.config import yamlfile
-from eggroll.errors import UserError
+from eggroll.config.bounds import bare, bounds_of
+from eggroll.errors import UserError, brief
+
+
+LONGEST = 80  # of a name that is told in a message
 
 
 class Typed(str):
@@ -39,16 +44,20 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
         name: The name that was given.
         known: The names that exist.
     """
-    known = sorted(known)
+    known, name = sorted(known), name[:LONGEST]
     # `rate` is no misspelling of `learning_rate`, but means it.
     near = [one for one in known if name in one.rsplit(".", 1)[-1].split("_")]
     near = near or difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(known)}"
+    if near:
+        hint = f"did you mean {near[0]!r}?"
+    elif len(hint := f"there is: {', '.join(known)}") > 300:
+        hint = f"{hint[:300].rpartition(',')[0]} and others, {len(known)} in all"
     return UserError(f"there is no {what} {name!r}: {hint}")
 
 
 def describe(annotation: Any) -> str:
     """An annotation as a user would write it: `float`, `int | None`, `'a' | 'b'`."""
+    annotation = bare(annotation)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is type(None):
         return "null"
@@ -76,6 +85,10 @@ def coerce(value: Any, annotation: Any, where: str) -> Any:
     """
     if isinstance(value, Typed):
         return _coerce_typed(value, annotation, where)
+    if (bounds := bounds_of(annotation)) is not None:
+        coerced = coerce(value, bare(annotation), where)
+        bounds.check(coerced, where)
+        return coerced
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (Union, types.UnionType):
         return _coerce_union(value, arguments, annotation, where)
@@ -142,7 +155,7 @@ def fields_of(cls: type, value: Any, where: str) -> dict[str, Any]:
 
 def annotations(cls: type) -> dict[str, Any]:
     """The types of a dataclass's fields, by name."""
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     return {
         field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init
     }
@@ -152,6 +165,8 @@ def _coerce_typed(value: Typed, annotation: Any, where: str) -> Any:
     try:
         return coerce(value.read(), annotation, where)
     except UserError:
+        if annotation in (Any, object):
+            raise  # any word would do
         with contextlib.suppress(UserError):
             return coerce(str(value), annotation, where)  # a run may be called 7
         raise
@@ -159,13 +174,15 @@ def _coerce_typed(value: Typed, annotation: Any, where: str) -> Any:
 
 def _coerce_scalar(value: Any, annotation: Any, where: str) -> Any:
     if annotation in (Any, object):
-        return value
+        return _checked(value, where)
     if annotation is type(None) and value is None:
         return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation in (int, float) and is_number:
+        _checked(value, where)
     if annotation is float and is_number:
         return float(value)
-    if annotation is int and is_number and float(value).is_integer():
+    if annotation is int and is_number and int(value) == value:
         return int(value)  # so that 1e6 may stand for a million
     if annotation in (int, float) or not isinstance(annotation, type):
         raise _mismatch(value, annotation, where)
@@ -174,7 +191,24 @@ def _coerce_scalar(value: Any, annotation: Any, where: str) -> Any:
     raise _mismatch(value, annotation, where)
 
 
+def _checked(value: Any, where: str) -> Any:
+    """The value itself, if all the numbers in it are such as can be computed with."""
+    if isinstance(value, Mapping):
+        for name, one in value.items():
+            _checked(one, f"{where}.{name}")
+    elif isinstance(value, list | tuple):
+        for i, one in enumerate(value):
+            _checked(one, f"{where}[{i}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: expected a finite number, got {value}")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        digits = f"one of {value.bit_length()} bits"
+        raise UserError(f"{where}: expected a number within 64 bits, got {digits}")
+    return value
+
+
 def _coerce_union(value: Any, options: tuple, annotation: Any, where: str) -> Any:
+    _checked(value, where)
     # An exact fit wins over a conversion: 1 stays an integer in `float | int`.
     for one in sorted(options, key=lambda one: type(value) is not one):
         try:
@@ -203,10 +237,11 @@ def _coerce_sequence(value: Any, annotation: Any, where: str) -> Any:
 
 
 def _mismatch(value: Any, annotation: Any, where: str) -> UserError:
-    got = "null" if value is None else f"{value!r} ({type(value).__name__})"
-    expected = describe(annotation)
-    return UserError(f"{where or 'the settings'}: expected {expected}, got {got}")
+    got = "null" if value is None else f"{brief(value)} ({type(value).__name__})"
+    expected, where = describe(annotation), where[-LONGEST:] or "the settings"
+    return UserError(f"{where}: expected {expected}, got {got}")
 
 
 def _join(where: str, name: str) -> str:
+    name = name[:LONGEST]
     return f"{where}.{name}" if where else name

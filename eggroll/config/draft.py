@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from eggroll.config import coercion, lookup
+from eggroll.config.bounds import bare
 from eggroll.config.coercion import Typed
 from eggroll.config.pieces import Choice, Schedule
 from eggroll.config.schema import Config, OptimizerConfig, TaskConfig
-from eggroll.errors import UserError
+from eggroll.errors import UserError, brief
 
 
 # The setting that a plain word or number in place of several stands for.
@@ -34,9 +35,10 @@ class Draft:
         kinds: The type of each setting there is, by dotted name.
     """
 
-    def __init__(self, tree: dict[str, Any]):
+    def __init__(self, tree: dict[str, Any], kinds: dict[str, Any] | None = None):
+        """Takes the tree, and what is already known of the types of its settings."""
         self.tree = tree
-        self.kinds = _setting_types(tree)
+        self.kinds = _setting_types(tree) if kinds is None else kinds
 
     def full_name(self, name: str) -> str:
         """The dotted name that `name`, perhaps its last part only, stands for.
@@ -88,11 +90,13 @@ class Draft:
 
     def _spelt_out(self, value: Any, name: str) -> dict[str, Any]:
         """The settings for which a plain word or number stands, or nothing."""
-        kind = self.kinds[name]
+        kind = bare(self.kinds[name])
         if value is None:
             return {}
         if kind not in HEADWORDS:
-            raise UserError(f"{name}: expected its settings by name, got {value!r}")
+            raise UserError(
+                f"{name}: expected its settings by name, got {brief(value)}"
+            )
         return {HEADWORDS[kind]: value}
 
 
@@ -118,6 +122,7 @@ def _setting_types(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _groups(kind: Any) -> list[type]:
     """The dataclasses that a setting of this type may be: those have settings below."""
+    kind = bare(kind)
     is_union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     return [
         one

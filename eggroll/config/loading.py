@@ -1,16 +1,17 @@
 """From a YAML file and the command line to a checked `Config`."""
 
 import contextlib
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from eggroll.config import coercion, search_space, yamlfile
+from eggroll.config import coercion, lookup, search_space, yamlfile
 from eggroll.config.coercion import Typed
 from eggroll.config.draft import Draft
-from eggroll.config.schema import Config, plain
+from eggroll.config.schema import ALGORITHMS, Config, plain
 from eggroll.config.search_space import Space
-from eggroll.errors import UserError
+from eggroll.errors import UserError, brief
 
 
 def load(
@@ -45,6 +46,7 @@ def load_sweep(
         tree = {**defaults, **yamlfile.read(path)}
         section, variants = tree.pop("sweep", {}), tree.pop("algorithms", {})
         draft = Draft(tree)
+        _check_variants(variants, draft)
         space = _space(section, draft)
         algorithm = {"algorithm": "eggroll", **tree, **dict(typed)}["algorithm"]
         for name, value in _variant(variants, str(algorithm)).items():
@@ -95,10 +97,31 @@ def _variant(section: Any, algorithm: str) -> dict[str, Any]:
     return coercion.coerce(section, kind, "algorithms").get(algorithm, {})
 
 
+def _check_variants(section: Any, draft: Draft) -> None:
+    """Refuses mistakes in the settings of any algorithm, chosen or not."""
+    path = draft.tree.get("task")
+    path = path.get("class") if isinstance(path, Mapping) else path
+    if not section or not isinstance(path, str):
+        return  # of which resolving tells
+    own = getattr(lookup.locate_dataclass(path), "algorithms", {})
+    for algorithm in coercion.coerce(section, dict[str, Any], "algorithms"):
+        if algorithm not in (*ALGORITHMS, *own):
+            raise coercion.unknown("algorithm", algorithm, (*ALGORITHMS, *own))
+        other = Draft(copy.deepcopy(draft.tree), draft.kinds)
+        for name, value in _variant(section, algorithm).items():
+            full = other.set(name, value)
+            coercion.coerce(value, other.kinds[full], f"algorithms.{algorithm}.{full}")
+
+
+def kinds(config: Config) -> dict[str, Any]:
+    """The types of all settings of a run, by dotted name."""
+    return Draft(plain(config)).kinds
+
+
 def _space(section: Any, draft: Draft) -> Space:
     """Checks the section `sweep` against the settings there are."""
     if not isinstance(section, Mapping):
-        raise UserError(f"sweep: expected settings with choices, got {section!r}")
+        raise UserError(f"sweep: expected settings with choices, got {brief(section)}")
     space = {}
     for short, value in section.items():
         name = draft.full_name(str(short))

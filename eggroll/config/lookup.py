@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from eggroll.config.coercion import unknown
-from eggroll.errors import UserError
+from eggroll.errors import UserError, brief
 
 
 def locate(path: str) -> Any:
@@ -17,9 +17,10 @@ def locate(path: str) -> Any:
         UserError: There is no such module or name, or a package it needs is missing.
     """
     module_name, colon, name = path.partition(":")
-    if not (module_name and colon and name):
+    parts = [*module_name.split("."), name]
+    if not (colon and all(part.isidentifier() for part in parts)):
         raise UserError(
-            f"expected a path like 'tasks.control:Control', got {path!r}: "
+            f"expected a path like 'tasks.control:Control', got {brief(path)}: "
             "name the module, a colon, and what is in it"
         )
     try:
@@ -50,7 +51,7 @@ def locate_dataclass(path: str) -> type:
     cls = locate(path)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise UserError(
-            f"{path}: expected a dataclass, whose fields are settings, got {cls!r}"
+            f"{path}: expected a dataclass, whose fields are settings, got {brief(cls)}"
         )
     return cls
 
@@ -58,7 +59,7 @@ def locate_dataclass(path: str) -> type:
 def locate_function(module: Any, what: str, name: str) -> Callable:
     """The public function `name` of `module`; `what` it is, for the message."""
     function = getattr(module, name, None)
-    if name.startswith("_") or not callable(function):
+    if name.startswith("_") or not inspect.isfunction(function):
         public = [
             one
             for one, value in vars(module).items()
@@ -91,5 +92,5 @@ def check_options(where: str, function: Callable, options: Mapping[str, Any]) ->
         if is_numeric and not isinstance(value, int | float):
             raise UserError(
                 f"{where}.{name}: expected a number, as its default {default}, "
-                f"got {value!r}"
+                f"got {brief(value)}"
             )

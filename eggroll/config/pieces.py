@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from eggroll.config import coercion
+from eggroll.config.bounds import INT32_MAX, Bounds
 from eggroll.errors import UserError
 
 
@@ -24,7 +25,7 @@ class Schedule:
 
     start: float
     end: float | None = None
-    steps: int | None = None
+    steps: Annotated[int | None, Bounds(least=1, most=INT32_MAX)] = None
     kind: ScheduleKind = "constant"
 
     def __post_init__(self):
@@ -52,6 +53,10 @@ class Schedule:
             return coercion.from_mapping(cls, value, where)
         return cls(start=coercion.coerce(value, float, where))
 
+    def numbers(self) -> tuple[float | None, ...]:
+        """Between which it stays."""
+        return self.start, self.end
+
     def plain(self) -> Any:
         return self.start if self.kind == "constant" else dataclasses.asdict(self)
 
@@ -73,7 +78,7 @@ class Choice:
         """Reads a name alone, or a mapping of `name` and the options."""
         if not isinstance(value, Mapping):
             return cls(name=coercion.coerce(value, str, where))
-        options = dict(value)
+        options = dict(coercion.coerce(value, Any, where))
         if "name" not in options:
             raise UserError(f"the setting {where + '.name'!r} is missing")
         return cls(

@@ -9,19 +9,22 @@ and are checked against the dataclass or function that is named.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 import optax
 
 from eggroll.config import coercion, lookup
+from eggroll.config.bounds import Bounds, Count, Natural, Positive, check_bounds
 from eggroll.config.pieces import Choice, Schedule
 from eggroll.errors import UserError
 
 
 # Optimisers that optax lacks, by path: the rooms that hold them are not beneath.
 OWN_OPTIMIZERS = {"clipup": "eggroll:clipup"}
+# What serves every task; a task may offer others.
+ALGORITHMS = ("eggroll", "openes", "backprop")
 PLAIN = (bool, int, float, str, tuple, type(None))
 
 
@@ -59,14 +62,10 @@ class BaselineConfig:
         half_life: Generations after which one counts half as much.
     """
 
-    half_life: float
+    half_life: Positive
 
     def __post_init__(self):
-        if not 0 < self.half_life < math.inf:
-            raise UserError(
-                f"strategy.baseline.half_life: expected a positive number of "
-                f"generations, got {self.half_life}"
-            )
+        check_bounds(self, "strategy.baseline")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,26 +79,20 @@ class StrategyConfig:
             standard deviations, instead of as it is.
     """
 
-    population: int = 256
-    sigma: Schedule = Schedule(start=0.05)  # noqa: RUF009
+    population: Count = 256
+    sigma: Annotated[Schedule, Bounds(above=0, most=1e6)] = Schedule(start=0.05)  # noqa: RUF009
     sigma_adaptation: Choice | None = None
-    rank: int = 1
+    rank: Annotated[int, Bounds(least=1, most=2**16)] = 1
     noise: Literal["rademacher", "gaussian"] = "rademacher"
     antithetic: bool = True
-    noise_reuse: int = 1
+    noise_reuse: Count = 1
     shaping: Choice = Choice(name="zscore")  # noqa: RUF009
     baseline: BaselineConfig | None = None
     rules: Mapping[str, Choice] = dataclasses.field(default_factory=dict)
-    chunk_size: int | None = None
+    chunk_size: Count | None = None
 
     def __post_init__(self):
-        for name in ("start", "end"):
-            sigma = getattr(self.sigma, name)
-            if sigma is not None and not 0 < sigma < math.inf:
-                raise UserError(
-                    f"strategy.sigma: expected a positive, finite {name}, got {sigma}: "
-                    "without perturbations there is nothing to learn from"
-                )
+        check_bounds(self, "strategy")
         if self.sigma_adaptation is not None and self.sigma.kind != "constant":
             raise UserError(
                 f"strategy.sigma: {self.sigma_adaptation.name!r} adapts it, so that it "
@@ -132,8 +125,8 @@ class MeshConfig:
             machine's rates and choose.
     """
 
-    devices: int | None = None
-    model: int = 1
+    devices: Count | None = None
+    model: Count = 1
     partition: Mapping[str, tuple[str | None, ...]] = dataclasses.field(
         default_factory=dict
     )
@@ -152,9 +145,12 @@ class OptimizerConfig:
     """
 
     name: str = "adam"
-    learning_rate: Schedule = Schedule(start=0.01)  # noqa: RUF009
-    anchor: Schedule | None = None
+    learning_rate: Annotated[Schedule, Bounds(least=0)] = Schedule(start=0.01)  # noqa: RUF009
+    anchor: Annotated[Schedule | None, Bounds(least=0, most=1)] = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        check_bounds(self, "optimizer")
 
     @classmethod
     def parse(cls, value: Any, where: str) -> Self:
@@ -189,17 +185,18 @@ class BudgetConfig:
 
     Attributes:
         generations: Updates of the parameters.
-        seconds: Training time, compilation and validation not counted.
+        seconds: Of wall-clock time in all sittings, compilation included.
         samples: As the task counts them, such as frames of all episodes.
         target: Value of the headline metric, confirmed by a second validation.
     """
 
-    generations: int | None = None
-    seconds: float | None = None
-    samples: float | None = None
+    generations: Count | None = None
+    seconds: Positive | None = None
+    samples: Positive | None = None
     target: float | None = None
 
     def __post_init__(self):
+        check_bounds(self, "budget")
         if (self.generations, self.seconds, self.samples) == (None, None, None):
             raise UserError(
                 "the budget needs `generations` or `seconds` or `samples`: set one"
@@ -236,10 +233,10 @@ class Config:
     strategy: StrategyConfig = StrategyConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     budget: BudgetConfig
-    evaluate_every: int = 10
-    checkpoint_every: int = 100
-    keep_checkpoints: int = 3
-    diagnose_every: int = 10
+    evaluate_every: Count = 10
+    checkpoint_every: Count = 100
+    keep_checkpoints: Count = 3
+    diagnose_every: Natural = 10
     unusable_steps: Literal["count", "stop"] = "count"
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -249,15 +246,15 @@ class Config:
     sinks: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
     def __post_init__(self):
-        for name in ("evaluate_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"{name}: expected at least 1, got {getattr(self, name)}"
-                )
-        if self.diagnose_every < 0:
+        check_bounds(self)
+        name, output = self.name or "run", self.output
+        if Path(name).name != name or name == ".." or not name.isprintable():
             raise UserError(
-                f"diagnose_every: expected at least 0, got {self.diagnose_every}"
+                f"name: expected a plain directory name, got {name!r:.60}: set "
+                "`output` to choose where it is made"
             )
+        if not output.isprintable():
+            raise UserError(f"output: expected a plain path, got {output!r:.60}")
 
 
 def plain(config: Any) -> Any:

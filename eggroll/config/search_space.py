@@ -8,7 +8,8 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from eggroll.config import coercion
-from eggroll.errors import UserError
+from eggroll.config.bounds import bare
+from eggroll.errors import UserError, brief
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ def parse(value: Any, setting: Any, where: str) -> tuple[Any, ...] | Range:
     if not isinstance(value, list) or not value:
         raise UserError(
             f"{where}: expected a list of choices or {{low: , high: , kind: linear or "
-            f"log}}, got {value!r}"
+            f"log}}, got {brief(value)}"
         )
     for i, choice in enumerate(value):
         coercion.coerce(choice, setting, f"{where}[{i}]")
@@ -121,7 +122,7 @@ def plain(space: Space) -> dict[str, Any]:
 def _is_whole(setting: Any) -> bool:
     """Whether a setting of this type takes no fractions."""
     try:
-        coercion.coerce(0.5, setting, "")
+        coercion.coerce(0.5, bare(setting), "")
     except UserError:
         return True
     return False

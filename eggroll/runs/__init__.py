@@ -14,14 +14,17 @@ from eggroll.runs.directory import (
     create,
     edited,
     load,
+    may_change,
     versions,
 )
 from eggroll.runs.lock import sitting
+from eggroll.runs.outlines import Outline, outline
 
 
 __all__ = [
     "Checkpoints",
     "Frame",
+    "Outline",
     "Restored",
     "Run",
     "animation",
@@ -32,7 +35,9 @@ __all__ = [
     "digests",
     "edited",
     "load",
+    "may_change",
     "metrics",
+    "outline",
     "sitting",
     "tensors",
     "versions",

@@ -15,6 +15,7 @@ from eggroll.errors import UserError
 from eggroll.runs import atomic, metrics
 from eggroll.runs.directory import Run
 from eggroll.runs.metrics import Row
+from eggroll.runs.outlines import Outline
 from eggroll.task.protocol import Task
 
 
@@ -40,7 +41,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def curve(run: Run, task: Task) -> Path:
+def curve(run: Run | Outline, task: Task | Outline) -> Path:
     """Draws a run's `curve.png`: the headline metric over the population's fitness.
 
     Args:
@@ -66,7 +67,11 @@ def curve(run: Run, task: Task) -> Path:
         return save(figure, run.curve)
 
 
-def comparison(runs: Sequence[Run], tasks: Sequence[Task], path: Path) -> Path:
+def comparison(
+    runs: Sequence[Run | Outline],
+    tasks: Sequence[Task | Outline],
+    path: Path,
+) -> Path:
     """Draws the headline metric of several runs against time, samples and steps.
 
     Args:
@@ -87,7 +92,7 @@ def comparison(runs: Sequence[Run], tasks: Sequence[Task], path: Path) -> Path:
         raise UserError(f"these runs measure different things ({found})")
     headline = headlines.pop()
     samples = " / ".join(sorted({task.samples for task in tasks}))
-    axes_of = {"seconds": "training time (s)", "samples": samples, "step": "steps"}
+    axes_of = {"seconds": "time (s)", "samples": samples, "step": "steps"}
     with rc_context(STYLE):
         figure = Figure(figsize=(11, 4.2), layout="constrained")
         panels = figure.subplots(1, len(axes_of), sharey=True)
@@ -95,7 +100,7 @@ def comparison(runs: Sequence[Run], tasks: Sequence[Task], path: Path) -> Path:
             colours = itertools.cycle(COLOURS)
             for run, rows, colour in zip(runs, tables, colours, strict=False):
                 x, y = _columns(rows, name, headline)
-                text = f"{run.path.name} ({run.config.algorithm})"
+                text = f"{run.path.name} ({run.algorithm})"
                 panel.plot(x, y, color=colour, marker="o", markersize=3, label=text)
             panel.set_xlabel(label)
             panel.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -112,7 +117,7 @@ def headline_of(rows: Sequence[Row]) -> str:
     return next(names)
 
 
-def _rows(run: Run) -> list[Row]:
+def _rows(run: Run | Outline) -> list[Row]:
     rows = metrics.read(run.metrics)
     if not any(name.startswith(PREFIX) for row in rows for name in row):
         raise UserError(
@@ -153,7 +158,7 @@ def _label_end(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
     )
 
 
-def _reference(axes: Axes, task: Task, is_labelled: bool = True) -> None:
+def _reference(axes: Axes, task: Task | Outline, is_labelled: bool = True) -> None:
     for name, value in task.reference.items():
         axes.axhline(value, color="#6b7280", linewidth=1, linestyle=(0, (4, 3)))
         if is_labelled:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from eggroll.config import Config, flat, loading, plain, yamlfile
 from eggroll.errors import UserError
-from eggroll.runs import atomic
+from eggroll.runs import atomic, origin
 from eggroll.runs.lock import sitting
 
 
@@ -53,6 +53,10 @@ class Run(NamedTuple):
     config: Config
 
     @property
+    def algorithm(self) -> str:
+        return self.config.algorithm
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -72,14 +76,10 @@ def create(config: Config) -> Run:
         UserError: It cannot be written.
     """
     parent, name = Path(config.output), config.name or "run"
-    if not name or Path(name).name != name:
-        raise UserError(
-            f"name: expected a plain directory name, got {name!r}: set `output` to "
-            "choose where it is made"
-        )
     try:
         parent.mkdir(parents=True, exist_ok=True)
         path = _claim(parent, name)
+        origin.sign(path, plain(config))
         _write(path, config)
     except OSError as error:
         raise UserError(
@@ -89,19 +89,35 @@ def create(config: Config) -> Run:
     return Run(path, config)
 
 
-def load(path: str | Path) -> Run:
-    """Opens an existing run.
+def load(path: str | Path, *, trust: bool = False) -> Run:
+    """Opens an existing run; imports what its settings name.
+
+    Args:
+        path: Of its directory.
+        trust: Whether that may be code of others.
+
+    Raises:
+        UserError: There is no run, or it names code and was made elsewhere.
+    """
+    path = Path(path)
+    settings = settings_of(path)
+    if not trust:
+        origin.check(path, settings)
+    return Run(path, loading.load(path / "config.yaml"))
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    """The settings of a run as plain data, of which nothing is imported.
 
     Raises:
         UserError: There is no run.
     """
-    path = Path(path)
     if not (path / "config.yaml").is_file():
         raise UserError(
             f"{path} is no run: expected a directory that `eggroll train` made, "
             "with a config.yaml"
         )
-    return Run(path, loading.load(path / "config.yaml"))
+    return yamlfile.read(path / "config.yaml")
 
 
 def change(run: Run, overrides: Iterable[tuple[str, str]]) -> Run:
@@ -117,7 +133,7 @@ def change(run: Run, overrides: Iterable[tuple[str, str]]) -> Run:
     """
     config = loading.load(run.path / "config.yaml", overrides)
     for name in differences(run.config, config):
-        if not _may_change(name):
+        if not may_change(name):
             raise UserError(
                 f"{name} cannot change when a run is resumed, as it would be another "
                 "run: start that from a config, without --resume"
@@ -165,7 +181,7 @@ def check_edits(run: Run, saved: Mapping[str, Any]) -> list[str]:
     """
     found = edited(run, saved)
     for name, (before, after) in found.items():
-        if not _may_change(name) and name not in PLACING:
+        if not may_change(name) and name not in PLACING:
             raise UserError(
                 f"{run.path / 'config.yaml'}: {name} is {after!r:.60}, and was "
                 f"{before!r:.60} when the run was saved; it cannot change when a run "
@@ -188,7 +204,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _may_change(name: str) -> bool:
+def may_change(name: str) -> bool:
+    """Whether a setting may differ when a run is resumed."""
     return any(name == one or name.startswith(f"{one}.") for one in CHANGEABLE)
 
 

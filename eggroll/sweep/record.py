@@ -20,7 +20,7 @@ class Result:
     Attributes:
         metric: The name of its headline metric.
         value: That of the last validation.
-        seconds: Of training, as in `Progress`.
+        seconds: In all, as in `Progress`.
     """
 
     metric: str
@@ -62,7 +62,7 @@ class Trial:
 
     @property
     def seconds(self) -> float:
-        """Of training, on average over seeds."""
+        """In all, on average over seeds."""
         seconds = [one.seconds for one in self.results.values()]
         return float(np.mean(seconds)) if seconds else math.nan
 

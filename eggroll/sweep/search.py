@@ -223,7 +223,7 @@ def _finished(run: Run) -> Result | None:
     last, facts = rows[-1], Checkpoints(run.checkpoints).facts(rows[-1]["step"])
     if facts is None or not any(name.startswith(curves.PREFIX) for name in last):
         return None
-    headline, progress = curves.headline_of(rows), Progress(**facts["progress"])
+    headline, progress = curves.headline_of(rows), Progress.read(facts["progress"])
     if exhausted(run.config.budget, last["step"], progress) is None:
         return None
     metric = headline.removeprefix(curves.PREFIX)

@@ -3,6 +3,8 @@
 import dataclasses
 import enum
 import signal
+from collections.abc import Mapping
+from typing import Any, Self
 
 from eggroll.config.schema import BudgetConfig
 from eggroll.training.state import State
@@ -12,7 +14,7 @@ class Stop(enum.Enum):
     """Why a run ended; the value says it in words."""
 
     GENERATIONS = "all generations are done"
-    SECONDS = "the training time is used up"
+    SECONDS = "the time is used up"
     SAMPLES = "the samples are used up"
     TARGET = "the target is reached"
     INTERRUPT = "interrupted"
@@ -23,17 +25,28 @@ class Progress:
     """What a run has used so far, over all its sittings.
 
     Attributes:
-        seconds: Of training: data and steps, without compilation and validation. The
-            first step of each sitting compiles and is not counted.
-        elapsed: Of wall-clock time, everything included.
+        seconds: Of wall-clock time in all sittings, everything included: start-up and
+            compilation, steps, validation, checkpoints. Budgets, curves and what is
+            printed mean these.
+        training_seconds: Of these, within steps and their data; but not the first step
+            of each sitting, which compiles.
         evaluations: Of fitness.
         samples: As the task counts them.
     """
 
     seconds: float = 0.0
-    elapsed: float = 0.0
+    training_seconds: float = 0.0
     evaluations: int = 0
     samples: float = 0.0
+
+    @classmethod
+    def read(cls, facts: Mapping[str, Any]) -> Self:
+        """What a checkpoint notes; older ones call the two times otherwise."""
+        if "elapsed" in facts:
+            times = {"seconds": facts["elapsed"], "training_seconds": facts["seconds"]}
+            facts = {**facts, **times}
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: facts[name] for name in names})
 
 
 @dataclasses.dataclass(frozen=True)

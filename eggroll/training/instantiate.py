@@ -38,7 +38,7 @@ def blaming(
     except UserError:
         raise
     except kinds as error:
-        raise UserError(f"{setting}: {error}") from error
+        raise UserError(f"{setting}: {str(error)[:400]}") from error
 
 
 def schedule(setting: Schedule) -> float | optax.Schedule:
@@ -56,6 +56,11 @@ def schedule(setting: Schedule) -> float | optax.Schedule:
 def task(config: Config) -> Task:
     """The task, made from its class and its fields."""
     cls = lookup.locate_dataclass(config.task.path)
+    if Task not in cls.__mro__:  # before anything of it is called
+        raise UserError(
+            f"task.class: expected a class that inherits from eggroll.Task, got "
+            f"{config.task.path!r}"
+        )
     with blaming("task"):
         return cls(**config.task.options)
 
@@ -70,7 +75,7 @@ def optimizer(
     any decay, and nothing is kept for them.
     """
     setting = config.optimizer
-    with blaming("optimizer"):
+    with blaming("optimizer", (Exception,)):  # optax has many functions, and options
         made = setting.function()(schedule(setting.learning_rate), **setting.options)
     if not isinstance(made, optax.GradientTransformation):
         raise UserError(

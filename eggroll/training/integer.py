@@ -7,12 +7,20 @@ read from the run's `strategy`; what is particular to integers from the task's f
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from eggroll.config.bounds import (
+    Bounds,
+    Count,
+    Natural,
+    NonNegative,
+    Share,
+    check_bounds,
+)
 from eggroll.config.schema import Config
 from eggroll.errors import UserError
 from eggroll.integer import compilation, updates
@@ -44,13 +52,16 @@ class Stepping:
     """
 
     rule: Literal["accumulating", "memoryless"] = "accumulating"
-    threshold: int = 12
-    halving: int = 200
-    leak: int = 0
-    alpha: float = 0.0
-    rate: float = 0.015
+    threshold: Count = 12
+    halving: Natural = 200
+    leak: Annotated[int, Bounds(least=0, most=31)] = 0
+    alpha: Share = 0.0
+    rate: NonNegative = 0.015
     weighting: Literal["difference", "sign"] = "difference"
     paper: bool = False
+
+    def __post_init__(self):
+        check_bounds(self, "stepping")
 
     def make(self) -> updates.UpdateRule:
         """Builds the rule.

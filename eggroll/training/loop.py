@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 
 from eggroll.config.schema import plain
 from eggroll.errors import UserError
-from eggroll.runs import metrics
+from eggroll.runs import metrics, outlines
 from eggroll.runs.checkpoint import Checkpoints
 from eggroll.runs.directory import Run, versions
 from eggroll.runs.lock import sitting
@@ -60,17 +60,23 @@ def train(
             another process is at it. What was saved before stays.
     """
     listener = Listener(report, run.path)
-    alone = sitting(run.path) if processes.is_first() else contextlib.nullcontext()
+    is_first = processes.is_first()
+    alone = sitting(run.path) if is_first else contextlib.nullcontext()
     with alone, interruptible(listener) as interrupt:
+        if is_first:
+            outlines.note(run.path, experiment.task)
         loop = _Loop(experiment, run, listener, beat)
         stop = loop.run(interrupt)
-    return Outcome(stop, loop.state, loop.validation, loop.progress, interrupt.signal)
+    took = time.perf_counter() - loop.started  # with the last checkpoint
+    progress = dataclasses.replace(loop.progress, seconds=took)
+    return Outcome(stop, loop.state, loop.validation, progress, interrupt.signal)
 
 
 class _Loop:
     """The state of one sitting."""
 
     def __init__(self, experiment: Experiment, run: Run, report: Listener, beat: Beat):
+        started = time.perf_counter()
         self.experiment = experiment
         self.config, self.task, self.algorithm = experiment
         self.report, self.beat = report, beat
@@ -92,7 +98,7 @@ class _Loop:
             self._begin()
         else:
             self._resume()
-        self.started = time.perf_counter() - self.progress.elapsed
+        self.started = started - self.progress.seconds
 
     def run(self, interrupt: Interrupt) -> Stop:
         lost, total = self.report.lost, self.config.budget.generations
@@ -155,8 +161,8 @@ class _Loop:
         self.step += 1
         samples, before = row.pop("samples"), self.progress
         self.progress = Progress(
-            seconds=before.seconds + (seconds if self.is_compiled else 0.0),
-            elapsed=time.perf_counter() - self.started,
+            seconds=time.perf_counter() - self.started,
+            training_seconds=before.training_seconds + self.is_compiled * seconds,
             evaluations=before.evaluations + self.algorithm.members,
             samples=before.samples + samples,
         )
@@ -238,7 +244,7 @@ class _Loop:
         for notice in notices(self.files, restored):
             self.report(notice)
         self.state, self.step = restored.state, restored.step
-        self.progress = Progress(**restored.facts["progress"])
+        self.progress = Progress.read(restored.facts["progress"])
         if stop := self._exhausted():
             raise UserError(
                 f"{self.files.path}: nothing is left to do, {stop.value}: give it more "

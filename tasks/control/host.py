@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from eggroll import UserError
-from eggroll.config import Config
+from eggroll.config import Config, Natural
 from eggroll.training import Algorithm, Metrics, State, evolution
 from tasks.control.host_environment import HostEnvironment, describe
 from tasks.control.normalisation import Moments, merge, moments, no_moments
@@ -92,14 +91,12 @@ class HostControl(Control):
     """
 
     environment: str = "CartPole-v1"  # pyright: ignore[reportIncompatibleVariableOverride]
-    processes: int = 2
+    processes: Natural = 2
 
     algorithms = MappingProxyType({"eggroll": low_rank, "openes": full_rank})
     data_axes: ClassVar[Any] = HostData(*cast(Any, (None, None, None, None, 0, 0)))
 
     def __post_init__(self):
-        if self.processes < 0:
-            raise UserError(f"processes must not be negative, got {self.processes}.")
         super().__post_init__()
 
     @functools.cached_property

@@ -103,9 +103,19 @@ class Network:
         if not name:
             raise UserError(
                 f"Expected network to be one of {', '.join(NETWORKS)}, or "
-                f"package.module:Class; got {self.kind!r}."
+                f"package.module:Class; got {self.kind!r:.80}."
             )
-        return getattr(importlib.import_module(module), name)
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except (ModuleNotFoundError, TypeError, ValueError) as error:
+            raise UserError(
+                f"network: {path!r:.80} cannot be found: {error}"
+            ) from error
+        if not (isinstance(found, type) and issubclass(found, nnx.Module)):
+            raise UserError(
+                f"network: expected a class of flax.nnx.Module, got {path!r:.80}"
+            )
+        return found
 
     @property
     def _is_spatial(self) -> bool:

@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from eggroll import UserError
-from eggroll.config import Config
+from eggroll.config import Config, Count, NonNegative, Positive, Share, check_bounds
 from eggroll.training import (
     Algorithm,
     Metrics,
@@ -52,18 +52,19 @@ class PPOSettings:
         gradient_norm: gradients are clipped to this norm.
     """
 
-    workers: int = 64
-    steps: int = 128
-    epochs: int = 4
-    minibatches: int = 16
-    discount: float = 0.99
-    trace: float = 0.95
-    clip: float = 0.2
+    workers: Count = 64
+    steps: Count = 128
+    epochs: Count = 4
+    minibatches: Count = 16
+    discount: Share = 0.99
+    trace: Share = 0.95
+    clip: Positive = 0.2
     entropy: float = 0.0
-    value: float = 0.5
-    gradient_norm: float = 0.5
+    value: NonNegative = 0.5
+    gradient_norm: Positive = 0.5
 
     def __post_init__(self):
+        check_bounds(self, "ppo")
         if self.workers * self.steps % self.minibatches:
             raise UserError(
                 f"minibatches must divide workers x steps = {self.workers} x "

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from eggroll import Task, UserError
+from eggroll.config import Bounds, Count, Natural, check_bounds
 from eggroll.runs import Frame
 from tasks import open_es
 from tasks.control.action_head import ActionHead, Squash
@@ -94,30 +95,27 @@ class Control(Task):
 
     environment: str | Environment = "gymnax/CartPole-v1"
     environment_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    unseen: Sequence[int] = ()
-    episodes: int = 1
+    unseen: Annotated[Sequence[int], Bounds(least=0)] = ()
+    episodes: Count = 1
     seeds: Literal["pair", "population", "member"] = "pair"
     network: str = "mlp"
-    hidden: Sequence[int] = (64, 64)
+    hidden: Annotated[Sequence[int], Bounds(least=1, most=2**20)] = (64, 64)
     activation: str = "pqn"
     shared: bool = True
     deterministic: bool = True
     squash: Squash = "tanh"
     normalise_observations: bool = False
-    max_steps: int | None = None
-    max_steps_start: int | None = None
-    max_steps_ramp: int = 0
-    evaluation_episodes: int = 128
+    max_steps: Count | None = None
+    max_steps_start: Count | None = None
+    max_steps_ramp: Natural = 0
+    evaluation_episodes: Count = 128
     ppo: PPOSettings = PPO_DEFAULTS
 
     algorithms = MappingProxyType({"evosax": open_es.algorithm, "ppo": ppo_algorithm})
     samples = "frames"
 
     def __post_init__(self):
-        for name in ("episodes", "evaluation_episodes", "max_steps", "max_steps_start"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}.")
+        check_bounds(self)
         if self.seeds not in ("pair", "population", "member"):
             raise UserError(
                 f"seeds must be 'pair', 'population' or 'member', got {self.seeds!r}."

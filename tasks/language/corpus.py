@@ -214,6 +214,11 @@ def _huggingface(name: str, options: dict[str, Any]) -> Iterator[Part]:
             "a Hugging Face corpus needs the package `datasets`: "
             "pip install 'eggroll-jax[llm]'"
         ) from error
+    if "trust_remote_code" in options:
+        raise UserError(
+            f"corpus 'huggingface:{name}': trust_remote_code would run the code of "
+            "whoever made it, and is never passed on: convert it to files of text"
+        )
     column = options.pop("column", "text")
     try:
         loaded = datasets.load_dataset(name, **options)

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     reached = outcome.validation["bits/byte"]
     say(f"curve: {curves.curve(run, task)}")
     say(
-        f"{reached:.3f} bits/byte after {outcome.progress.seconds:.0f} s of training; "
+        f"{reached:.3f} bits/byte after {outcome.progress.seconds:.0f} s; "
         f"wanted: {wanted:.3f}"
     )
     return int(reached > wanted)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Num, PRNGKeyArray, PyTree, UInt8
 
 from eggroll import Task, UserError
+from eggroll.config import Count, Natural, check_bounds
 from eggroll.integer import compilation
 from eggroll.training import Stepping, integer_algorithm
 from models.egg import Egg
@@ -54,15 +55,15 @@ class Language(Task):
 
     corpus: str = "python"
     corpus_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    paragraphs: int = 0
-    lanes: int = 128
-    tokens: int = 100
+    paragraphs: Natural = 0
+    lanes: Count = 128
+    tokens: Count = 100
     model: networks.Name = "egg"
-    layers: int = 2
-    width: int = 64
+    layers: Count = 2
+    width: Count = 64
     stepping: Stepping = dataclasses.field(default_factory=Stepping)
-    validation_lanes: int = 256
-    validation_bytes: int = 2**21
+    validation_lanes: Count = 256
+    validation_bytes: Count = 2**21
 
     maximise = False
     samples = "tokens"
@@ -70,6 +71,7 @@ class Language(Task):
     algorithms = MappingProxyType({"integer": integer_algorithm})
 
     def __post_init__(self):
+        check_bounds(self)
         try:
             self.network  # noqa: B018 - so that impossible sizes are refused now
         except ValueError as error:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from eggroll import Task, UserError
+from eggroll.config import Count, check_bounds
 from eggroll.task import Export
 from eggroll.training import instantiate
 from models.llm import pretrained
@@ -70,10 +71,10 @@ class FromCheckpoint(Task):
     data_seed: int = 0
     reward: str = ""
     reward_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    prompt_tokens: int = 128
-    new_tokens: int = 64
-    validation_prompts: int = 128
-    validation_batch: int = 64
+    prompt_tokens: Count = 128
+    new_tokens: Count = 64
+    validation_prompts: Count = 128
+    validation_batch: Count = 64
 
     samples = "tokens"
 
@@ -82,20 +83,13 @@ class FromCheckpoint(Task):
             raise UserError(
                 f"model: {self.model!r} is not known; there is {', '.join(PUBLISHED)}"
             )
-        self._check_positive(
-            "prompt_tokens", "new_tokens", "validation_prompts", "validation_batch"
-        )
+        check_bounds(self)
         room = self.language_model.config.context
         if self.prompt_tokens + self.new_tokens > room:
             raise UserError(
                 f"prompt_tokens and new_tokens: {self.prompt_tokens} + "
                 f"{self.new_tokens} do not fit the model's context of {room}"
             )
-
-    def _check_positive(self, *names: str) -> None:
-        for name in names:
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: at least 1, got {getattr(self, name)}")
 
     @property
     def published(self) -> Published | None:

@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     say(f"curve: {curves.curve(run, task)}")
     say(
         f"mean reward {before.rewards.mean():.3f} before, {after.rewards.mean():.3f} "
-        f"after {outcome.progress.seconds:.0f} s of training: {found.mean:+.3f} with a "
+        f"after {outcome.progress.seconds:.0f} s: {found.mean:+.3f} with a "
         f"standard error of {found.error:.3f}; wanted: more than {MARGIN:.0f} of them"
     )
     return int(not found.is_sure)

@@ -20,7 +20,7 @@ References:
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from eggroll import UserError
-from eggroll.config import Config
+from eggroll.config import Bounds, Config, Count, NonNegative, check_bounds
 from eggroll.training import Algorithm, Metrics, Purpose, State, instantiate, key_for
 from models.llm.generation import Completions
 from models.llm.interface import LanguageModel
@@ -51,23 +51,14 @@ class GRPOSettings:
         by_spread: whether rewards are divided by the spread of their group.
     """
 
-    minibatches: int = 4
-    epochs: int = 1
-    clip: float = 0.2
-    divergence: float = 0.0
+    minibatches: Count = 4
+    epochs: Count = 1
+    clip: Annotated[float, Bounds(above=0, most=1)] = 0.2
+    divergence: NonNegative = 0.0
     by_spread: bool = True
 
     def __post_init__(self):
-        if min(self.minibatches, self.epochs) < 1:
-            raise UserError(
-                f"grpo: minibatches and epochs must be at least 1, got "
-                f"{self.minibatches} and {self.epochs}"
-            )
-        if not 0 < self.clip < 1 or self.divergence < 0:
-            raise UserError(
-                f"grpo: expected 0 < clip < 1 and divergence >= 0, got {self.clip} and "
-                f"{self.divergence}"
-            )
+        check_bounds(self, "grpo")
 
 
 class Sampled(Protocol):

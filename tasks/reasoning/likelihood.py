@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from eggroll import UserError
+from eggroll.config import Count
 from models.llm.scoring import score
 from tasks.reasoning.checkpoint import SEEN, FromCheckpoint, padded
 from tasks.reasoning.rows import Row
@@ -46,14 +47,10 @@ class Likelihood(FromCheckpoint):
         MeZO: Malladi et al. (2023), https://arxiv.org/abs/2305.17333.
     """
 
-    examples: int = 16
+    examples: Count = 16
 
     differentiable = True
     maximise = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_positive("examples")
 
     def ready(self) -> None:
         super().ready()

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from eggroll import UserError
-from eggroll.config import Config
+from eggroll.config import Config, Count, check_bounds
 from eggroll.training import (
     Algorithm,
     Experiment,
@@ -44,11 +44,10 @@ class RandOptSettings:
         best: how many members vote.
     """
 
-    best: int = 8
+    best: Count = 8
 
     def __post_init__(self):
-        if self.best < 1:
-            raise UserError(f"randopt: best must be at least 1, got {self.best}")
+        check_bounds(self, "randopt")
 
 
 class Voting(held_out.Answering, Protocol):

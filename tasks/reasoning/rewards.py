@@ -160,6 +160,8 @@ def find(name: str, options: Mapping[str, Any] | None = None) -> Verifier:
     found = OWN[name] if not colon else _imported(module, attribute)
     try:
         if isinstance(found, type):
+            if not issubclass(found, Verifier):
+                raise ValueError(f"it is no class of Verifier: {found!r}")
             return found(**options)
         if isinstance(found, Verifier):
             return dataclasses.replace(found, **options) if options else found  # pyright: ignore[reportArgumentType]

@@ -185,6 +185,11 @@ def _hub(name: str, options: dict[str, Any]) -> dict[str, Part]:
             f"dataset {name!r} needs the package `datasets`: "
             "pip install 'eggroll-jax[llm]'"
         ) from error
+    if "trust_remote_code" in options:
+        raise UserError(
+            f"dataset {name!r}: trust_remote_code would run the code of whoever made "
+            "it, and is never passed on: convert it to JSON lines or Parquet"
+        )
     splits = {part: options.pop(part, part) for part in ("train", "validation")}
     path = options.pop("path", name.removeprefix(HUB))
     try:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from eggroll import UserError
-from eggroll.config import Config
+from eggroll.config import Bounds, Config, Count, Natural, NonNegative, Positive
 from eggroll.training import processes
 from models.llm.generation import GREEDY, Completions, Sampling, generate
 from tasks.reasoning import attacks, held_out, scores, ties
@@ -79,20 +79,20 @@ class Reasoning(FromCheckpoint):
         randopt: settings of the algorithm `randopt`, a baseline.
     """
 
-    prompts: int = 8
-    completions: int = 1
+    prompts: Count = 8
+    completions: Count = 1
     aggregate: str = "mean"
     divide: Literal["nothing", "prompt"] = "nothing"
-    groups: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    halvings: int = 1
+    groups: Count = 1
+    temperature: NonNegative = 0.0
+    top_p: Annotated[float, Bounds(above=0, most=1)] = 1.0
+    halvings: Natural = 1
     solved_at: float = 1.0
-    validation_samples: int = 0
+    validation_samples: Natural = 0
     compare_with_start: bool = True
-    workers: int = 2
-    deadline: float = 5.0
-    memory: float = 1.0
+    workers: Natural = 2
+    deadline: Positive = 5.0
+    memory: Positive = 1.0
     grpo: GRPOSettings = GRPO_DEFAULTS
     randopt: RandOptSettings = RANDOPT_DEFAULTS
 
@@ -105,11 +105,6 @@ class Reasoning(FromCheckpoint):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_positive("prompts", "completions", "groups")
-        if self.validation_samples < 0:
-            raise UserError(
-                f"validation_samples: at least 0, got {self.validation_samples}"
-            )
         with blaming("aggregate"):
             scores.aggregated(np.zeros(self.completions), self.aggregate)
         if self.completions > 1 and not self.temperature:

@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def test_a_run_is_trained_evaluated_plotted_and_compared(path, tmp_path, capsys)
     said = capsys.readouterr().out
     assert "step 0: error" in said
     assert f"curve: {run}/curve.png" in said
+    assert re.search(r"step 12, \d+\.\d s \(\d+\.\d s in steps, once compiled\)", said)
     assert command("train", path, "--optimizer=sgd", "--generations", "4") == 0
     capsys.readouterr()
 

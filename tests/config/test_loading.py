@@ -173,7 +173,7 @@ def test_the_settings_of_an_algorithm_apply_when_it_is_chosen(path):
         ("--task=optax:adam", "expected a dataclass"),
         ("--evaluate-every=0", "evaluate_every: expected at least 1, got 0"),
         ("--sigma.kind=linar", "'exponential' or 'cosine', got 'linar'"),
-        ("--sigma.steps=0", "needs `end` and `steps` > 0"),
+        ("--sigma.steps=0", "strategy.sigma.steps: expected at least 1, got 0"),
         ("--b1=big", "optimizer.b1: expected a number, as its default 0.9"),
     ],
 )

@@ -130,7 +130,7 @@ def test_a_curve_shows_what_training_wrote(tmp_path, figures):
 @pytest.mark.parametrize(
     ("panel", "label", "name"),
     [
-        (0, "training time (s)", "seconds"),
+        (0, "time (s)", "seconds"),
         (1, "examples", "samples"),
         (2, "steps", "step"),
     ],

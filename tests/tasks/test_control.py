@@ -218,12 +218,12 @@ def test_classic_control_runs_from_the_name_alone(name):
         ({"environment": "tasks.control:Nothing"}, "Nothing found at"),
         ({"environment": "no_such_package.env:Mine"}, "Nothing found at"),
         ({"environment_options": {"gravitiy": 1}}, "Did you mean 'gravity'"),
-        ({"episodes": 0}, "episodes must be at least 1"),
+        ({"episodes": 0}, "episodes: expected at least 1"),
         ({"seeds": "pairs"}, "seeds must be"),
         ({"squash": "sigmoid"}, "squash"),
         ({"network": "mpl"}, "Expected network"),
         ({"activation": "tanhh"}, "Did you mean 'tanh'"),
-        ({"hidden": (0,)}, "sizes of at least 1"),
+        ({"hidden": (0,)}, "hidden: expected at least 1"),
     ],
 )
 def test_impossible_settings_are_refused_at_construction(settings, message):

@@ -222,10 +222,9 @@ def test_too_little_text_to_validate_on_is_refused_with_the_first_batch(tmp_path
         task.batch((), 0, jax.random.key(0))
 
 
-def test_rules_are_checked_before_training(folder):
-    task = language(folder, stepping=Stepping(threshold=0))
-    with pytest.raises(UserError, match=r"task.stepping: threshold must be"):
-        find(task, _config(16, folder))
+def test_rules_are_checked_before_training():
+    with pytest.raises(UserError, match=r"stepping.threshold: expected at least 1"):
+        Stepping(threshold=0)
 
 
 # ---------------------------------------------------------------------- diagnostics

@@ -137,6 +137,17 @@ def test_failed_members_and_their_partners_cancel():
     assert abs(cosine) == pytest.approx(1, abs=1e-4)
 
 
+def test_a_step_is_compiled_once():
+    task = Bowl()
+    algorithm = open_es.algorithm(task, config())
+    params, carry = task.init(jax.random.key(0)), task.initial_carry(32)
+    kept = algorithm.init(params)
+    state = State(params, kept, jnp.int32(0), jax.random.key(0), (), carry)
+    for step in range(3):
+        state, _ = algorithm.step(state, task.batch((), step, state.key))
+    assert algorithm.step._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
+
+
 def test_it_is_one_of_the_algorithms_of_control():
     assert Control.algorithms["evosax"] is open_es.algorithm
 

@@ -99,7 +99,7 @@ def test_spiral_arms_are_equally_frequent_and_inside_the_disc(getkey):
     ("make", "message"),
     [
         (lambda: Spirals(arms=1), "at least 2 arms"),
-        (lambda: Spirals(batch_size=0), "batch_size must be at least 1"),
+        (lambda: Spirals(batch_size=0), "batch_size: expected at least 1"),
         (lambda: TeacherStudent(activation="rellu"), "Did you mean 'relu'"),
     ],
 )

@@ -118,9 +118,9 @@ def test_a_run_that_is_to_outlive_its_connection_does(monkeypatch):
 def test_the_command_line_goes_on_when_nobody_reads_it():
     program = """
 import sys
-from eggroll.cli.main import _say
+from eggroll.cli.saying import say
 for _ in range(9):
-    _say("." * 100_000)
+    say("." * 100_000)
 print("at the end", file=sys.stderr)
 """
     command = [sys.executable, "-c", program]

@@ -36,12 +36,18 @@ def make(name: str, **options: Any) -> Environment:
             the library is not installed (says how to get it).
     """
     if ":" in name:
-        return _load(name)(**options)
+        cls = _load(name)
+        if not isinstance(cls, type) or Environment not in cls.__mro__:
+            raise UserError(
+                f"environment: expected a class that inherits from "
+                f"tasks.control.Environment, got {name!r:.80}"
+            )
+        return cls(**options)
     library, _, rest = name.partition("/")
     if library not in ADAPTERS or not rest:
         raise UserError(
             f"Expected an environment as library/name or package.module:Class, got "
-            f"{name!r}. Libraries: {', '.join(sorted(ADAPTERS))}."
+            f"{name!r:.80}. Libraries: {', '.join(sorted(ADAPTERS))}."
             f"{did_you_mean(library, ADAPTERS)}"
         )
     return _load(ADAPTERS[library])(rest, **options)
@@ -51,13 +57,13 @@ def _load(path: str) -> Any:
     module, _, attribute = path.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
-        is_ours = isinstance(error, AttributeError) or f"{module}.".startswith(
+    except (ModuleNotFoundError, AttributeError, TypeError, ValueError) as error:
+        is_ours = not isinstance(error, ModuleNotFoundError) or f"{module}.".startswith(
             f"{error.name}."
         )
         if not is_ours:  # found, but itself in want of something
             raise
         raise UserError(
-            f"Nothing found at {path!r}: {error}. Expected package.module:Class, "
-            "importable from the current directory."
+            f"Nothing found at {path!r:.80}: {error!s:.80}. Expected "
+            "package.module:Class, importable from the current directory."
         ) from error

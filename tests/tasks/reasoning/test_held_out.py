@@ -116,5 +116,7 @@ def test_pass_at_k_is_that_of_samples_drawn_anew(task, params):
 
 
 def test_fewer_than_no_samples_are_refused(task):
-    with pytest.raises(UserError, match="validation_samples: at least 0, got -1"):
+    with pytest.raises(
+        UserError, match="validation_samples: expected at least 0, got -1"
+    ):
         dataclasses.replace(task, validation_samples=-1)

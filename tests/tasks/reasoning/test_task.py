@@ -166,7 +166,7 @@ def test_a_likelihood_is_that_of_the_answers_tokens(checkpoint):
         ({"checkpoint": "nowhere"}, "nowhere lacks .*name a directory"),
         ({"model": "qwen9"}, "'qwen9' is not known; there is .*qwen2.5-0.5b"),
         ({"completions": 2}, "all the same at temperature 0"),
-        ({"prompts": 0}, "prompts: at least 1, got 0"),
+        ({"prompts": 0}, "prompts: expected at least 1, got 0"),
         ({"prompt_tokens": 999}, "999 \\+ 3 do not fit the model's context of 256"),
         ({"model": "qwen2.5-0.5b"}, "which is not qwen2.5-0.5b"),
     ],
