@@ -123,6 +123,8 @@ class MeshConfig:
         update: How the sum over all members gets to all devices: see
             `eggroll.EvolutionStrategy`; `auto` has `eggroll train` measure this
             machine's rates and choose.
+        fixed_order: In how many units floats are added up, so that they are equal to
+            the bit on as many devices or fewer.
     """
 
     devices: Count | None = None
@@ -131,6 +133,7 @@ class MeshConfig:
         default_factory=dict
     )
     update: Literal["reduce", "scatter", "replay", "mixed", "auto"] = "reduce"
+    fixed_order: Count | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

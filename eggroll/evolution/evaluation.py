@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Num, PRNGKeyArray
 
-from eggroll.evolution import chunks, noise as noises, reduction, sharding
+from eggroll.evolution import chunks, noise as noises, order, reduction, sharding
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.members import rows_of_members
 from eggroll.evolution.tracing import Trace
@@ -29,6 +29,7 @@ def over_members(
     chunk: int,
     multiple: int,
     mesh: Mesh | None,
+    units: int | None,
 ) -> list[Array]:
     """Returns the results of all members, with a leading member dimension.
 
@@ -40,6 +41,7 @@ def over_members(
         chunk: how many a device evaluates at once.
         multiple: of which the size of a chunk is one.
         mesh: over which they are spread; None for one device.
+        units: into how many they are cut for a fixed order; None: into chunks alone.
     """
     # Data with a row for each member is divided as the members are, over devices and
     # chunks; rows of groups are few, and looked up where they are read.
@@ -61,7 +63,11 @@ def over_members(
             ]
             return some(here, generation, index, data)
 
-        return chunks.map_chunks(part, rows, chunk, multiple)
+        some_chunks = lambda rows: chunks.map_chunks(part, rows, chunk, multiple)
+        if units is None:
+            return some_chunks(rows)
+        found = order.in_units(some_chunks, rows, units // sharding.devices_of(mesh))
+        return [x.reshape(-1, *x.shape[2:]) for x in found]
 
     shared = (traced.params, common, generation)
     return sharding.spread(local, mesh)(shared, (jnp.arange(population), own))
@@ -77,6 +83,7 @@ def sum_over_pairs(
     chunk: int,
     mesh: Mesh | None,
     way: reduction.Way,
+    units: int | None,
 ) -> list[Array | None]:
     """Sums w_p times the product of the factors of pair p, for each leaf.
 
@@ -89,6 +96,7 @@ def sum_over_pairs(
         chunk: how many pairs a device redraws at once.
         mesh: over which they are spread; None for one device.
         way: how the sum gets to all devices.
+        units: into how many they are cut for a fixed order; None: into chunks alone.
 
     Returns:
         The sums; None for a frozen leaf.
@@ -109,7 +117,12 @@ def sum_over_pairs(
                 for layout, factors in zip(layouts, drawn, strict=True)
             ]
 
-        return chunks.sum_chunks(part, rows, chunk)
+        some_chunks = lambda rows: chunks.sum_chunks(part, rows, chunk)
+        if units is None:
+            return some_chunks(rows)
+        found = order.in_units(some_chunks, rows, units // sharding.devices_of(mesh))
+        return [x if x is None else order.tree_sum(x) for x in found]
 
     rows = (jnp.arange(weights.shape[0]), weights)
-    return reduction.over_devices(local, layouts, mesh, way)(key, rows)
+    spread = reduction.over_devices
+    return spread(local, layouts, mesh, way, in_order=units is not None)(key, rows)

@@ -57,6 +57,7 @@ class Population(Drawing):
     mesh: Mesh | None = None
     partition: Mapping[str, PartitionSpec] = dataclasses.field(default_factory=dict)
     update: Way = "reduce"
+    fixed_order: int | None = None
 
     def __init_subclass__(cls, **how: Any) -> None:
         super().__init_subclass__(**how)
@@ -204,6 +205,7 @@ class Population(Drawing):
             chunk=chunk,
             multiple=2 if self._pairs else 1,
             mesh=self.mesh,
+            units=self.fixed_order,
         )
 
     def _evaluate_some(
@@ -258,6 +260,7 @@ class Population(Drawing):
             chunk=self._update_chunk(generation.layouts),
             mesh=self.mesh,
             way=self.update,
+            units=self.fixed_order,
         )
 
     # --- How much at a time

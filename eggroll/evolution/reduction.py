@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Num, PRNGKeyArray
 
-from eggroll.evolution import sharding
+from eggroll.evolution import order, sharding
 from eggroll.evolution.sharding import AXIS
 from eggroll.perturbation.layout import Layout
 
@@ -38,6 +38,8 @@ def over_devices(
     layouts: Sequence[Layout],
     mesh: Mesh | None,
     way: Way,
+    *,
+    in_order: bool = False,
 ) -> Callable[[PRNGKeyArray, Rows], Sums]:
     """Sums over the pairs of all devices.
 
@@ -46,6 +48,7 @@ def over_devices(
         layouts: of the leaves.
         mesh: over which to spread; None for one device.
         way: how.
+        in_order: whether `reduce` is to add up in the same order on any devices.
     """
     if mesh is None or mesh.shape[AXIS] == 1:
         return sharding.spread(local, mesh, results=_WHOLE)
@@ -69,6 +72,9 @@ def over_devices(
         ]
         return sharding.spread(local, mesh, out, results=specs)
     out = lambda sums: jax.lax.psum(sums, AXIS)
+    if in_order:
+        total = lambda x: order.all_reduced(x, mesh.shape[AXIS])
+        out = lambda sums: jax.tree.map(total, sums)
     return sharding.spread(local, mesh, out, results=_WHOLE)
 
 

@@ -15,7 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
-from eggroll.evolution import estimate, factors, kernels, notices, shaping as shapings
+from eggroll.evolution import (
+    estimate,
+    factors,
+    kernels,
+    notices,
+    order,
+    shaping as shapings,
+)
 from eggroll.evolution.distributions import Noise, unit_scale
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.gradient_estimator import GradientEstimator
@@ -71,6 +78,10 @@ class EvolutionStrategy(GradientEstimator):
             as it does.
         update: how the sum over members gets to all devices: "reduce", "scatter",
             "replay" or "mixed"; see `eggroll.evolution.reduction`.
+        fixed_order: into how many units the population is cut, a power of two, so that
+            floats are equal to the bit on any number of devices that divides it; None:
+            they are equal to rounding. (Give `chunk_size`, too, where devices differ in
+            memory.)
 
     Raises:
         ValueError: for a setting that cannot work; the message says what can.
@@ -137,8 +148,12 @@ class EvolutionStrategy(GradientEstimator):
         """
         fitness = one_per_member(fitness, self.population, "fitness")
         check_same(fitness, "fitness")
-        weights = shapings.apply(self.shaping, fitness, antithetic=self.antithetic)
-        return self._on_device(weights)
+        shape = lambda fitness: shapings.apply(
+            self.shaping, fitness, antithetic=self.antithetic
+        )
+        if self.fixed_order is not None and isinstance(fitness, jax.Array):
+            shape = order.everywhere(shape, self.mesh)
+        return self._on_device(shape(fitness))
 
     def combine(
         self, generation: Generation, weights: Num[Any, " population"]

@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.experimental import multihost_utils
 from jaxtyping import Num
 
-from eggroll.evolution import reduction, shaping as shapings, sharding
+from eggroll.evolution import order, reduction, shaping as shapings, sharding
 from eggroll.evolution.distributions import Noise
 from eggroll.perturbation.rules import Rule
 
@@ -44,7 +44,7 @@ def check_population(es: Any) -> None:
     Raises:
         ValueError: for a setting that cannot work; the message says what can.
     """
-    for name in ("noise_reuse", "chunk_size", "memory_bytes"):
+    for name in ("noise_reuse", "chunk_size", "memory_bytes", "fixed_order"):
         check_whole(es, name)
     reduction.check(es.update)
     for pattern, rule in es.rules.items():
@@ -65,6 +65,7 @@ def check_population(es: Any) -> None:
             f"{population}; use {max(population + 1, unit)}{can_do_without}"
         )
     devices = sharding.devices_of(es.mesh)
+    order.check(es, devices, unit)
     if population % (devices * unit):
         raise ValueError(
             f"population must be a multiple of {devices * unit} ({devices} devices"

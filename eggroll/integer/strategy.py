@@ -70,6 +70,10 @@ class IntegerStrategy(Population):
             as it does.
         update: how the sum over members gets to all devices: "reduce", "scatter",
             "replay" or "mixed"; see `eggroll.evolution.reduction`.
+        fixed_order: into how many units the population is cut, a power of two, so that
+            floats are equal to the bit on any number of devices that divides it; None:
+            they are equal to rounding. (Give `chunk_size`, too, where devices differ in
+            memory.)
 
     Raises:
         ValueError: for a setting that cannot work; the message says what can.

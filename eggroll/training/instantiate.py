@@ -139,6 +139,7 @@ def strategy(config: Config, *, rank: int | None) -> EvolutionStrategy:
             chunk_size=setting.chunk_size,
             mesh=mesh(config),
             partition=partition(config),
+            fixed_order=config.mesh.fixed_order,
             # Until a run has chosen one, any will do: results are the same.
             update="reduce" if config.mesh.update == "auto" else config.mesh.update,
         )

@@ -70,6 +70,16 @@ def test_two_processes_learn_what_one_does(two_processes, way):
         np.testing.assert_allclose(one, x, rtol=1e-3, atol=1e-3)
 
 
+def test_with_a_fixed_order_they_learn_the_same_bits(two_processes):
+    name, found, _ = two_processes
+    if name != "mlp":
+        pytest.skip("sums of a shared model have the order of its devices, too")
+    one = eggroll.population_mesh(jax.devices()[:1])
+    how = {"fixed_order": trajectories.FIXED, "chunk_size": 4}
+    for leaf, x in trajectories.run(trajectories.mlp(), one, **how).items():
+        np.testing.assert_array_equal(found[f"fixed{leaf}"], x)
+
+
 def test_fitness_that_differs_between_processes_is_refused(two_processes):
     *_, ended = two_processes
     for one in ended:

@@ -23,7 +23,7 @@ from eggroll.training.placement import placed
 from eggroll.training.processes import whole
 
 
-STEPS, N = 20, 32
+STEPS, N, FIXED = 20, 32, 8
 SEED = 5  # a key would start JAX, before it knows of other processes
 
 
@@ -130,6 +130,9 @@ def main() -> None:
     mesh = eggroll.population_mesh(model=int(share or 1))
     for way in ("reduce", "mixed", "scatter", "replay"):
         found[way] = run(CASES[model](), mesh, update=way)
+    if not share:
+        how = {"fixed_order": FIXED, "chunk_size": 4}
+        found["fixed"] = run(CASES[model](), mesh, **how)
     try:  # what only one process knows
         es = eggroll.EvolutionStrategy(N, 0.05, mesh=eggroll.population_mesh())
         case = CASES["mlp"]()
