@@ -116,8 +116,8 @@ class MeshConfig:
 
     Attributes:
         devices: How many; all by default.
-        model: How many neighbours share a model; the population is spread over the
-            rest.
+        model_devices: How many neighbours share a model; the population is spread over
+            the rest.
         partition: By path pattern, how a parameter lies over them: for each dimension
             the axis that divides it (`model`), or null.
         update: How the sum over all members gets to all devices: see
@@ -128,7 +128,7 @@ class MeshConfig:
     """
 
     devices: Count | None = None
-    model: Count = 1
+    model_devices: Count = 1
     partition: Mapping[str, tuple[str | None, ...]] = dataclasses.field(
         default_factory=dict
     )

@@ -113,7 +113,7 @@ def mesh(config: Config) -> Mesh:
             f"mesh.devices: expected 1 to {len(devices)}, as there are, got {wanted}"
         )
     with blaming("mesh"):
-        return population_mesh(devices[:wanted], model=config.mesh.model)
+        return population_mesh(devices[:wanted], model=config.mesh.model_devices)
 
 
 def partition(config: Config) -> dict[str, PartitionSpec]:

@@ -35,7 +35,7 @@ COMMON = {
     "name": "run",
 }
 LINE = {**COMMON, "task": {"class": "toy:Remembering", "inputs": 8, "outputs": 4}}
-SHARED = {**LINE, "mesh": {"model": 2, "partition": {"w": [None, "model"]}}}
+SHARED = {**LINE, "mesh": {"model_devices": 2, "partition": {"w": [None, "model"]}}}
 SCATTERED = {**SHARED, "mesh": {**SHARED["mesh"], "update": "scatter"}}
 SCORED = {**COMMON, "task": {"class": "toy:ScoredOutside"}}
 EGG = {

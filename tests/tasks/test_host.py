@@ -40,7 +40,7 @@ def config(output, *, algorithm="eggroll", generations=4, **task):
             "budget": {"generations": generations},
             "evaluate_every": 2,
             "checkpoint_every": 2,
-            "devices": 1,
+            "mesh": {"devices": 1},
             "output": str(output),
             "name": "host",
         }

@@ -50,7 +50,7 @@ def settings(output, network: str) -> dict:
             "evaluation_episodes": 2,
         },
         "strategy": {"population": 4},
-        "devices": 1,
+        "mesh": {"devices": 1},
         "diagnose_every": 0,
         "checkpoint_every": 1,
         "budget": {"generations": 2},

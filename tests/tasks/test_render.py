@@ -150,7 +150,7 @@ def run(tmp_path, monkeypatch):
             "hidden": [4],
         },
         "strategy": {"population": 8},
-        "devices": 1,
+        "mesh": {"devices": 1},
         "budget": {"generations": 1},
         "output": str(tmp_path),
     }

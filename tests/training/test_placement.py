@@ -12,7 +12,7 @@ from eggroll.training import experiment, placement
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
 # `w` of 8 inputs and 4 outputs, divided over a model of two devices.
-MODEL = "mesh={model: 2, partition: {w: [null, model]}}"
+MODEL = "mesh={model_devices: 2, partition: {w: [null, model]}}"
 WIDE = ("algorithm=eggroll", "task.inputs=8", "task.outputs=4", "population=16")
 
 
@@ -73,13 +73,21 @@ def test_what_lies_elsewhere_is_moved_and_the_rest_left_alone(tmp_path):
 
 
 REFUSED = {
-    "uneven": ("mesh={model: 2, partition: {b: [model]}}", "task.outputs=3", "size 3"),
+    "uneven": (
+        "mesh={model_devices: 2, partition: {b: [model]}}",
+        "task.outputs=3",
+        "size 3",
+    ),
+        "mesh={model_devices: 2, partition: {b: [model]}}",
+        "task.outputs=3",
+        "size 3",
+    ),
     "unknown": (
-        "mesh={model: 2, partition: {v: [model]}}",
+        "mesh={model_devices: 2, partition: {v: [model]}}",
         "task.outputs=4",
         "no leaf",
     ),
-    "no divisor": ("mesh.model=3", "task.outputs=4", "mesh: model must divide"),
+    "no divisor": ("mesh.model_devices=3", "task.outputs=4", "mesh: model must divide"),
 }
 
 
