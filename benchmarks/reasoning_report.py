@@ -62,7 +62,7 @@ def figure() -> None:
             of = {method: x for (which, method), x in runs.items() if which == model}
             _draw(panel, of, name)
             panel.set_title(model)
-    axes[0, 0].legend()
+    axes[0, 1].legend(loc="upper left")
     made.tight_layout()
     made.savefig(RESULTS / "curves.png", dpi=120)
 

@@ -78,10 +78,6 @@ REFUSED = {
         "task.outputs=3",
         "size 3",
     ),
-        "mesh={model_devices: 2, partition: {b: [model]}}",
-        "task.outputs=3",
-        "size 3",
-    ),
     "unknown": (
         "mesh={model_devices: 2, partition: {v: [model]}}",
         "task.outputs=4",
