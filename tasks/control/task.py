@@ -25,6 +25,7 @@ from tasks.control.normalisation import (
     merge_all,
     no_moments,
     normalise,
+    normalise_team,
 )
 from tasks.control.partial import partial
 from tasks.control.ppo import PPOSettings, algorithm as ppo_algorithm
@@ -83,8 +84,10 @@ class Control(Task):
         deterministic: whether the policy takes its likeliest action or draws one.
         squash: how continuous actions keep to their bounds, `tanh` or `clip`.
         normalise_observations: whether to scale observations by the running mean
-            and variance of all that the population has seen. Validation reads
-            these statistics and leaves them as they are.
+            and variance of all that the population has seen, and all agents of a team
+            with `shared` parameters; what tells these apart (indices, types, padding)
+            stays as it is. Validation reads these statistics and leaves them as they
+            are.
         max_steps: steps after which an episode is truncated; by default (and at
             most) the environment's own limit.
         max_steps_start: the limit at step 0, if it shall rise to `max_steps`;
@@ -263,7 +266,9 @@ class Control(Task):
     ) -> tuple[Array, PyTree]:
         """Choose an action; returns it and the next memory."""
         if self.normalise_observations:
-            observation = normalise(observation, observed)
+            is_team = self.env.agents is not None and self.shared
+            scale = normalise_team if is_team else normalise
+            observation = scale(observation, observed)
         outputs, memory = self.policy(params, observation, memory)
         return self.head.act(outputs, key, legal), memory
 
