@@ -71,13 +71,19 @@ def merge_all(stacked: Moments) -> Moments:
 def normalise(
     x: Float[Array, "*shape"], seen: Moments, *, limit: float = 10.0
 ) -> Float[Array, "*shape"]:
-    """Return `x` in standard deviations from the mean, clipped to +-`limit`.
+    r"""Return `x` in standard deviations from the mean, clipped to +-`limit`.
 
-    What never varied (or was never seen) is only shifted, not scaled.
+    $(x - \bar x) / \sqrt{v + (10^{-5} \bar x)^2}$: units do not matter, as what
+    is added to the variance is in them too. It exceeds what float32 leaves as the
+    deviation of a constant, which so becomes 0 to a few hundredths, and there is no
+    limit below which something else happens. Before anything is seen, `x` is
+    returned as it is.
     """
     variance = seen.deviations / jnp.maximum(seen.count, 1)
-    scale = jnp.where(variance > 1e-8, jnp.sqrt(jnp.maximum(variance, 1e-8)), 1.0)
-    return jnp.clip((x - seen.mean) / scale, -limit, limit)
+    scale = jnp.sqrt(variance + (1e-5 * seen.mean) ** 2)
+    scale = jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)
+    scaled = jnp.clip((x - seen.mean) / scale, -limit, limit)
+    return jnp.where(seen.count > 0, scaled, x)
 
 
 def normalise_team(
