@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from tasks.control.environment import Environment
+from tasks.control.rollout import has_choice
 
 
 class Workers(NamedTuple):
@@ -91,14 +92,17 @@ def collect(
         state, following, reward, terminated = environment.step(
             worker.state, action, step_key
         )
-        time, total = worker.time + 1, worker.total + reward
         over, is_blind = terminated | (time >= step_limit), ~_is_finite(following)
+        time = worker.time + 1
+        if legal is not None:
+            can_act = has_choice(environment.action_space, legal)
+            reward = jnp.where(can_act, reward, jnp.nan)
         void = ~is_seen | ~jnp.isfinite(reward) | (is_blind & ~over)
         # Where nothing is seen of what a truncated episode would have gone on with, no
         # value can be given to it.
         terminated = (terminated | (is_blind & over)) & ~void
         truncated = over & ~terminated & ~void
-        ended = terminated | truncated | void
+        ended, total = terminated | truncated | void, worker.total + reward
         fresh = environment.reset(reset_key)
         pick = lambda new, old: jnp.where(ended, _like(new, old), old)
         step = Step(
