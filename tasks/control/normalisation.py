@@ -71,10 +71,50 @@ def merge_all(stacked: Moments) -> Moments:
 def normalise(
     x: Float[Array, "*shape"], seen: Moments, *, limit: float = 10.0
 ) -> Float[Array, "*shape"]:
-    """Return `x` in standard deviations from the mean, clipped to +-`limit`.
+    r"""Return `x` in standard deviations from the mean, clipped to +-`limit`.
 
-    What never varied (or was never seen) is only shifted, not scaled.
+    $(x - \bar x) / \sqrt{v + (10^{-5} \bar x)^2}$: units do not matter, as what
+    is added to the variance is in them too. It exceeds what float32 leaves as the
+    deviation of a constant, which so becomes 0 to a few hundredths, and there is no
+    limit below which something else happens. Before anything is seen, `x` is
+    returned as it is.
     """
     variance = seen.deviations / jnp.maximum(seen.count, 1)
-    scale = jnp.where(variance > 1e-8, jnp.sqrt(jnp.maximum(variance, 1e-8)), 1.0)
-    return jnp.clip((x - seen.mean) / scale, -limit, limit)
+    scale = jnp.sqrt(variance + (1e-5 * seen.mean) ** 2)
+    scale = jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)
+    scaled = jnp.clip((x - seen.mean) / scale, -limit, limit)
+    return jnp.where(seen.count > 0, scaled, x)
+
+
+def normalise_team(
+    x: Float[Array, "agents *shape"], seen: Moments, *, limit: float = 10.0
+) -> Float[Array, "agents *shape"]:
+    r"""Normalise what agents with one network observe, by what all of them have seen.
+
+    With moments of its own for each agent, what tells agents apart would be taken from
+    them: a number that is the same at all times, such as an agent's index, is 0 in
+    standard deviations from its mean. So the network's inputs have one mean and one
+    variance each, $\bar x = \mathrm{mean}_i\, m_i$ and
+    $\mathrm{mean}_i [v_i + (m_i - \bar x)^2]$, over the agents i, and as they are stay
+
+    - padding: what an agent has seen to be 0 at all times, which counts for nothing;
+    - indices and types: what has been the same at all times to each agent, but not the
+      same to all.
+
+    Args:
+        x: observations.
+        seen: moments of each agent's observations.
+        limit: as in `normalise`.
+    """
+    variance = seen.deviations / jnp.maximum(seen.count, 1)
+    # Of a constant, float32 leaves this much of a deviation.
+    varies = variance > (1e-6 * seen.mean) ** 2
+    counts = varies | (seen.mean != 0)
+    agents = jnp.maximum(jnp.sum(counts, axis=0), 1)
+    mean = jnp.sum(seen.mean, axis=0) / agents
+    within = variance + (seen.mean - mean) ** 2
+    spread = jnp.sum(jnp.where(counts, within, 0), axis=0)
+    pooled = Moments(seen.count, mean, spread / agents * seen.count)
+    differ = jnp.abs(seen.mean - seen.mean[0]) > 1e-6 * jnp.abs(seen.mean)
+    is_label = ~jnp.any(varies, axis=0) & jnp.any(differ, axis=0)
+    return jnp.where(~counts | is_label, x, normalise(x, pooled, limit=limit))

@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from tasks.control.environment import Environment
 from tasks.control.normalisation import Moments, merge, moments, no_moments
+from tasks.control.spaces import MultiDiscrete, Space
 
 
 # (observation, memory, key, legal) -> (action, memory); for one episode.
@@ -20,7 +22,7 @@ class Episodes(NamedTuple):
     """What became of one policy's episodes.
 
     Attributes:
-        returns: undiscounted sums of rewards.
+        returns: undiscounted sums of rewards; NaN of a void episode.
         lengths: steps taken.
         terminated: whether the episode ended by itself; if not, the step limit
             truncated it.
@@ -37,14 +39,16 @@ class Episodes(NamedTuple):
         self,
         reward: Float[Array, " episodes"],
         alive: Bool[Array, " episodes"],
+        acts: Bool[Array, " episodes"],
         done: Bool[Array, " episodes"],
         observed: Moments,
     ) -> "Episodes":
-        """What there is after another step, which counts for those alive before it."""
+        """What there is after another step: of those alive before it, some act."""
+        gained = jnp.where(acts, reward, jnp.nan)
         return Episodes(
-            returns=self.returns + jnp.where(alive, reward, 0),
-            lengths=self.lengths + alive,
-            terminated=self.terminated | (alive & done),
+            returns=self.returns + jnp.where(alive, gained, 0),
+            lengths=self.lengths + acts,
+            terminated=self.terminated | (acts & done),
             observed=observed,
         )
 
@@ -75,6 +79,10 @@ def rollout(
     Randomness depends on `key`, the episode and the time step alone: episode e
     starts from `fold_in(key, e)`.
 
+    An episode is void, and ends, where an observation that would have to be acted on
+    is not finite, or a reward is not, or no action is legal. What is observed at the
+    end is never looked at.
+
     Args:
         environment: where to act.
         policy: `(observation, memory, key, legal) -> (action, memory)`.
@@ -102,19 +110,32 @@ def rollout(
             loop.state, loop.observation, loop.memory, keys, loop.time + 1
         )
         alive, observed = loop.alive, loop.episodes.observed
+        acts = alive & is_finite(loop.observation)
         if observe:
-            observed = merge(observed, moments(loop.observation, alive))
+            observed = merge(observed, moments(loop.observation, acts))
         return _Loop(
             time=loop.time + 1,
-            alive=alive & ~done,
+            alive=acts & ~done & jnp.isfinite(reward),
             state=state,
             observation=observation,
             memory=action_memory,
-            episodes=loop.episodes.after(reward, alive, done, observed),
+            episodes=loop.episodes.after(reward, alive, acts, done, observed),
         )
 
     start = _start(environment, keys, memory)
     return jax.lax.while_loop(running, advance, _settle(advance, start)).episodes
+
+
+def is_finite(observation: Float[Array, "rows ..."]) -> Bool[Array, " rows"]:
+    """Whether all numbers of each row are finite, and so may be acted on."""
+    return jnp.all(jnp.isfinite(observation), axis=range(1, observation.ndim))
+
+
+def has_choice(space: Space, legal: Bool[Array, "..."]) -> Bool[Array, ""]:
+    """Whether every agent may do something, in every one of its choices."""
+    sizes = space.sizes if isinstance(space, MultiDiscrete) else (legal.shape[-1],)
+    choices = jnp.split(legal, np.cumsum(sizes)[:-1], axis=-1)
+    return jnp.all(jnp.stack([jnp.any(choice, axis=-1) for choice in choices]))
 
 
 def transition(environment: Environment, policy: Policy) -> Callable:
@@ -125,6 +146,9 @@ def transition(environment: Environment, policy: Policy) -> Callable:
         legal = environment.legal(state)
         action, memory = policy(observation, memory, policy_key, legal)
         state, observation, reward, done = environment.step(state, action, step_key)
+        if legal is not None:
+            can_act = has_choice(environment.action_space, legal)
+            reward = jnp.where(can_act, reward, jnp.nan)
         return state, observation, memory, reward, done
 
     return step

@@ -25,6 +25,7 @@ from tasks.control.normalisation import (
     merge_all,
     no_moments,
     normalise,
+    normalise_team,
 )
 from tasks.control.partial import partial
 from tasks.control.ppo import PPOSettings, algorithm as ppo_algorithm
@@ -66,7 +67,9 @@ class Control(Task):
     Fitness is the mean undiscounted return of a member's episodes, in the
     environment's own unit of reward; its best value and that of a random policy
     are the environment's too (CartPole-v1: best 500, random about 22).
-    A non-finite reward makes the member's fitness non-finite, and so void.
+    A non-finite reward, a non-finite observation that has to be acted on, or a state in
+    which no action is legal ends its episode and makes the member's fitness non-finite,
+    and so void.
 
     Attributes:
         environment: `library/name`, `package.module:Class`, or an environment itself.
@@ -83,8 +86,10 @@ class Control(Task):
         deterministic: whether the policy takes its likeliest action or draws one.
         squash: how continuous actions keep to their bounds, `tanh` or `clip`.
         normalise_observations: whether to scale observations by the running mean
-            and variance of all that the population has seen. Validation reads
-            these statistics and leaves them as they are.
+            and variance of all that the population has seen, and all agents of a team
+            with `shared` parameters; what tells these apart (indices, types, padding)
+            stays as it is. Validation reads these statistics and leaves them as they
+            are.
         max_steps: steps after which an episode is truncated; by default (and at
             most) the environment's own limit.
         max_steps_start: the limit at step 0, if it shall rise to `max_steps`;
@@ -169,7 +174,7 @@ class Control(Task):
         return jnp.arange(population) if self.seeds == "member" else ()
 
     def batch(self, state: Moments, step: int, key: PRNGKeyArray) -> Data:
-        return Data(state, key, self._step_limit(step))
+        return Data(state, key, self.step_limit_at(step))
 
     def evaluate(
         self, params: PyTree, data: Data, carry: PyTree, key: PRNGKeyArray
@@ -263,14 +268,17 @@ class Control(Task):
     ) -> tuple[Array, PyTree]:
         """Choose an action; returns it and the next memory."""
         if self.normalise_observations:
-            observation = normalise(observation, observed)
+            is_team = self.env.agents is not None and self.shared
+            scale = normalise_team if is_team else normalise
+            observation = scale(observation, observed)
         outputs, memory = self.policy(params, observation, memory)
         return self.head.act(outputs, key, legal), memory
 
-    def _step_limit(self, step: int) -> Int[Array, ""]:
-        limit = self.max_steps or self.env.step_limit
+    def step_limit_at(self, step: int | Int[Array, ""]) -> Int[Array, ""]:
+        """Steps after which an episode is truncated in one step of training."""
+        limit = min(self.max_steps or self.env.step_limit, self.env.step_limit)
         if self.max_steps_start is None:
             return jnp.int32(limit)
-        share = min(step / max(self.max_steps_ramp, 1), 1.0)
-        start = self.max_steps_start
-        return jnp.int32(round(start + share * (limit - start)))
+        share = jnp.minimum(step / max(self.max_steps_ramp, 1), 1.0)
+        start = min(self.max_steps_start, limit)
+        return jnp.int32(jnp.round(start + share * (limit - start)))

@@ -102,6 +102,12 @@ def test_step_limit_rises_linearly():
     assert steps == [2, 3, 4, 4]
 
 
+def test_a_step_limit_beyond_the_environments_own_is_that_one():
+    assert line(max_steps=50).step_limit_at(0) == 5
+    rising = line(max_steps=50, max_steps_start=1, max_steps_ramp=4)
+    assert [int(rising.step_limit_at(step)) for step in (0, 2, 4)] == [1, 3, 5]
+
+
 def test_validation_is_deterministic_and_reports_mean_and_standard_error(getkey):
     task, key = line(evaluation_episodes=64), getkey()
     right = jax.tree.map(jnp.zeros_like, task.init(key))
@@ -165,6 +171,38 @@ def test_a_policy_sees_normalised_observations(getkey):
         jax.effects_barrier()
     expected = [normalise(jnp.array(x), state) for x in seen[:1]]
     np.testing.assert_allclose(seen[5], expected[0], rtol=1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class WhoAmI(Environment):
+    """Agent i of three must take action i; it sees the time and its own number."""
+
+    name = "who"
+    agents = 3
+    action_space = Discrete(3)
+    observation_shape = (3, 4)
+    step_limit = 4
+
+    def reset(self, key):
+        return jnp.int32(0), self._see(0)
+
+    def step(self, state, action, key):
+        right = jnp.mean(action == jnp.arange(3))
+        return state + 1, self._see(state + 1), right, jnp.bool_(False)
+
+    def _see(self, time):
+        return jnp.concatenate([jnp.full((3, 1), 1.0 * time), jnp.eye(3)], axis=1)
+
+
+def test_a_team_tells_its_agents_apart_by_their_normalised_observations(getkey):
+    """What a policy that is blind to the numbers could get is 4/3."""
+    task = Control(environment=WhoAmI(), hidden=(), normalise_observations=True)
+    # The policy to be found: the number that is shown is the action.
+    params = jax.tree.map(jnp.zeros_like, task.init(getkey()))
+    params["head"]["kernel"] = jnp.eye(4)[:, 1:]
+    seen = jnp.stack([WhoAmI()._see(time) for time in range(4)])
+    state = moments(seen, jnp.ones(4, bool))
+    assert evaluate(task, params, state=state)[0] == 4
 
 
 class Averager(nnx.Module):
