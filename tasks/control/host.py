@@ -78,7 +78,7 @@ class HostControl(Control):
     Fitness is the mean undiscounted return of a member's episodes, in the
     environment's own unit of reward; its best value and that of a random policy
     are the environment's too (CartPole-v1: best 500, random about 22).
-    A non-finite reward ends its episode and makes the member's fitness void.
+    What makes a member's fitness void is as with `Control`.
 
     Settings are those of `Control`, for single agents, and:
 

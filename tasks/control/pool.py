@@ -137,6 +137,8 @@ def play(
 ) -> Played:
     """Run episodes side by side until the last of them has ended.
 
+    What makes an episode void is as in `rollout`.
+
     Args:
         pool: has at least as many environments as there are seeds.
         act: chooses all actions at once; those of ended episodes are thrown away.
@@ -148,26 +150,29 @@ def play(
     observation, alive = folded(pool.reset(flat(seeds))), np.ones(seeds.shape, bool)
     played = Played(np.zeros(seeds.shape), np.zeros(seeds.shape, np.int32), ~alive)
     for time in range(limit):
+        acts = alive & _is_finite(observation)
         # The policy gets a copy: the next step changes the original.
-        action = act(observation.astype(np.float32), alive, time)
-        seen = Seen(*map(folded, pool.step(flat(action), flat(alive))))
-        observation, sound = seen.observation, _is_sound(seen)
-        reward = np.where(sound, seen.reward, np.nan)
+        action = act(observation.astype(np.float32), acts, time)
+        seen = Seen(*map(folded, pool.step(flat(action), flat(acts))))
+        observation = seen.observation
+        reward = np.where(acts, seen.reward, np.nan)
         played = Played(
             played.returns + np.where(alive, reward, 0),
-            played.lengths + alive,
-            played.terminated | (alive & seen.terminated),
+            played.lengths + acts,
+            played.terminated | (acts & seen.terminated),
         )
-        alive = alive & sound & ~seen.terminated & ~seen.truncated
+        alive = acts & np.isfinite(reward) & ~seen.terminated & ~seen.truncated
         if not alive.any():
             break
     return played
 
 
-def _is_sound(seen: Seen) -> Bool[np.ndarray, "members episodes"]:
-    """Whether reward and observation are numbers; else nothing good can follow."""
-    axes = tuple(range(2, seen.observation.ndim))
-    return np.isfinite(seen.reward) & np.isfinite(seen.observation).all(axis=axes)
+def _is_finite(
+    observation: Shaped[np.ndarray, "members episodes ..."],
+) -> Bool[np.ndarray, "members episodes"]:
+    """Whether all numbers of each observation are finite, and so may be acted on."""
+    axes = tuple(range(2, observation.ndim))
+    return np.asarray(np.isfinite(observation).all(axis=axes))
 
 
 def _close(vector: Any) -> None:

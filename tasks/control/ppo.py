@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, Protocol, cast
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from eggroll import UserError
-from eggroll.config import Config, Count, NonNegative, Positive, Share, check_bounds
+from eggroll.config import Config
 from eggroll.training import (
     Algorithm,
     Metrics,
@@ -31,45 +31,9 @@ from tasks.control.action_head import ActionHead, Squash
 from tasks.control.environment import Environment
 from tasks.control.networks import Network
 from tasks.control.normalisation import Moments, merge, moments, normalise
+from tasks.control.ppo_settings import PPOSettings as PPOSettings
 from tasks.control.spaces import Box
 from tasks.control.trajectories import Step, Workers, advantages, collect, start
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PPOSettings:
-    """What PPO needs to know besides the optimiser.
-
-    Attributes:
-        workers: environments side by side.
-        steps: steps of each worker between updates.
-        epochs: times the experience is gone through.
-        minibatches: parts that it is cut into; they divide workers x steps.
-        discount: per step.
-        trace: lambda of the advantage estimation.
-        clip: bound on the change of an action's probability, and of a value.
-        entropy: weight of the entropy bonus.
-        value: weight of the value loss.
-        gradient_norm: gradients are clipped to this norm.
-    """
-
-    workers: Count = 64
-    steps: Count = 128
-    epochs: Count = 4
-    minibatches: Count = 16
-    discount: Share = 0.99
-    trace: Share = 0.95
-    clip: Positive = 0.2
-    entropy: float = 0.0
-    value: NonNegative = 0.5
-    gradient_norm: Positive = 0.5
-
-    def __post_init__(self):
-        check_bounds(self, "ppo")
-        if self.workers * self.steps % self.minibatches:
-            raise UserError(
-                f"minibatches must divide workers x steps = {self.workers} x "
-                f"{self.steps}, got {self.minibatches}."
-            )
 
 
 class PolicyTask(Protocol):
@@ -120,6 +84,12 @@ class Batch(NamedTuple):
     log_probability: Float[Array, " batch"]
     value: Float[Array, " batch"]
     advantage: Float[Array, " batch"]
+    valid: Bool[Array, " batch"]  # else it is not learnt from
+
+    def mean(self, x: Float[Array, " batch"]) -> Float[Array, ""]:
+        """The mean of what is valid."""
+        count = jnp.maximum(jnp.sum(self.valid), 1)
+        return jnp.sum(jnp.where(self.valid, x, 0)) / count
 
 
 def algorithm(task: PolicyTask, config: Config) -> Algorithm:
@@ -184,7 +154,7 @@ class _Learner:
         ended = jnp.isfinite(steps.total)
         metrics = {
             "fitness/mean": jnp.mean(steps.total, where=ended),
-            "fitness/nonfinite": 1 - jnp.mean(jnp.isfinite(steps.reward)),
+            "fitness/nonfinite": jnp.mean(steps.void, dtype=jnp.float32),
             "samples": jnp.float32(steps.reward.size),
         } | losses
         new = state.advanced(
@@ -228,7 +198,7 @@ class _Learner:
         if not self.task.normalise_observations:
             return seen
         flat = steps.observation.reshape(-1, *steps.observation.shape[2:])
-        return merge(seen, moments(flat, jnp.ones(len(flat), bool)))
+        return merge(seen, moments(flat, ~steps.void.reshape(-1)))
 
     def _batch(self, learnt: Learnt, seen: Moments, steps: Step) -> Batch:
         log_probability, values = steps.notes
@@ -248,6 +218,7 @@ class _Learner:
             log_probability,
             values,
             advantage,
+            ~steps.void,
         )
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
 
@@ -281,20 +252,21 @@ class _Learner:
         log_probability = self.head.log_probability(outputs, batch.action, batch.legal)
         ratio = jnp.exp(log_probability - batch.log_probability)
         advantage = batch.advantage
-        advantage = (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-8)
+        centred = advantage - batch.mean(advantage)
+        advantage = centred / (jnp.sqrt(batch.mean(centred**2)) + 1e-8)
         bounded = jnp.clip(ratio, 1 - settings.clip, 1 + settings.clip)
-        policy = -jnp.mean(jnp.minimum(ratio * advantage, bounded * advantage))
+        policy = -batch.mean(jnp.minimum(ratio * advantage, bounded * advantage))
         target = batch.value + batch.advantage
         near = batch.value + jnp.clip(
             values - batch.value, -settings.clip, settings.clip
         )
         errors = jnp.maximum((values - target) ** 2, (near - target) ** 2)
-        value = jnp.mean(errors) / 2
-        entropy = jnp.mean(self.head.entropy(outputs, batch.legal))
+        value = batch.mean(errors) / 2
+        entropy = batch.mean(self.head.entropy(outputs, batch.legal))
         loss = policy + settings.value * value - settings.entropy * entropy
         return loss, {
             "loss/policy": policy,
             "loss/value": value,
             "policy/entropy": entropy,
-            "policy/change": jnp.mean(jnp.abs(ratio - 1)),
+            "policy/change": batch.mean(jnp.abs(ratio - 1)),
         }

@@ -20,7 +20,7 @@ class Episodes(NamedTuple):
     """What became of one policy's episodes.
 
     Attributes:
-        returns: undiscounted sums of rewards.
+        returns: undiscounted sums of rewards; NaN of a void episode.
         lengths: steps taken.
         terminated: whether the episode ended by itself; if not, the step limit
             truncated it.
@@ -37,14 +37,16 @@ class Episodes(NamedTuple):
         self,
         reward: Float[Array, " episodes"],
         alive: Bool[Array, " episodes"],
+        acts: Bool[Array, " episodes"],
         done: Bool[Array, " episodes"],
         observed: Moments,
     ) -> "Episodes":
-        """What there is after another step, which counts for those alive before it."""
+        """What there is after another step: of those alive before it, some act."""
+        gained = jnp.where(acts, reward, jnp.nan)
         return Episodes(
-            returns=self.returns + jnp.where(alive, reward, 0),
-            lengths=self.lengths + alive,
-            terminated=self.terminated | (alive & done),
+            returns=self.returns + jnp.where(alive, gained, 0),
+            lengths=self.lengths + acts,
+            terminated=self.terminated | (acts & done),
             observed=observed,
         )
 
@@ -75,6 +77,9 @@ def rollout(
     Randomness depends on `key`, the episode and the time step alone: episode e
     starts from `fold_in(key, e)`.
 
+    An episode is void, and ends, where an observation that would have to be acted on is
+    not finite, or a reward is not. What is observed at the end is never looked at.
+
     Args:
         environment: where to act.
         policy: `(observation, memory, key, legal) -> (action, memory)`.
@@ -102,19 +107,25 @@ def rollout(
             loop.state, loop.observation, loop.memory, keys, loop.time + 1
         )
         alive, observed = loop.alive, loop.episodes.observed
+        acts = alive & is_finite(loop.observation)
         if observe:
-            observed = merge(observed, moments(loop.observation, alive))
+            observed = merge(observed, moments(loop.observation, acts))
         return _Loop(
             time=loop.time + 1,
-            alive=alive & ~done,
+            alive=acts & ~done & jnp.isfinite(reward),
             state=state,
             observation=observation,
             memory=action_memory,
-            episodes=loop.episodes.after(reward, alive, done, observed),
+            episodes=loop.episodes.after(reward, alive, acts, done, observed),
         )
 
     start = _start(environment, keys, memory)
     return jax.lax.while_loop(running, advance, _settle(advance, start)).episodes
+
+
+def is_finite(observation: Float[Array, "rows ..."]) -> Bool[Array, " rows"]:
+    """Whether all numbers of each row are finite, and so may be acted on."""
+    return jnp.all(jnp.isfinite(observation), axis=range(1, observation.ndim))
 
 
 def transition(environment: Environment, policy: Policy) -> Callable:

@@ -39,6 +39,8 @@ class Step(NamedTuple):
         terminated: whether the episode ended by itself.
         truncated: whether the step limit ended it.
         total: the episode's return, where it ended; NaN elsewhere.
+        void: whether the episode ended since something was not finite, as in `rollout`;
+            then there is nothing to be learnt from this step.
     """
 
     observation: Float[Array, "..."]
@@ -50,6 +52,7 @@ class Step(NamedTuple):
     terminated: Bool[Array, "..."]
     truncated: Bool[Array, "..."]
     total: Float[Array, "..."]
+    void: Bool[Array, "..."] | bool = False
 
 
 # (observation, key, legal) -> (raw action, environment's action, notes); for a worker.
@@ -69,9 +72,11 @@ def collect(
     key: PRNGKeyArray,
     *,
     steps: int,
-    step_limit: int,
+    step_limit: int | Int[Array, ""],
 ) -> tuple[Workers, Step]:
     """Take `steps` steps with every worker; an ended episode is begun anew.
+
+    `choose` sees zeros where an observation is not finite.
 
     Returns:
         The workers, and all steps, with axes of time and workers.
@@ -80,17 +85,24 @@ def collect(
     def one(worker: Workers, key: PRNGKeyArray) -> tuple[Workers, Step]:
         choose_key, step_key, reset_key = jax.random.split(key, 3)
         legal = environment.legal(worker.state)
-        raw, action, notes = choose(worker.observation, choose_key, legal)
+        is_seen = _is_finite(worker.observation)
+        seen = jnp.where(is_seen, worker.observation, 0)
+        raw, action, notes = choose(seen, choose_key, legal)
         state, following, reward, terminated = environment.step(
             worker.state, action, step_key
         )
         time, total = worker.time + 1, worker.total + reward
-        truncated = (time >= step_limit) & ~terminated
-        ended = terminated | truncated
+        over, is_blind = terminated | (time >= step_limit), ~_is_finite(following)
+        void = ~is_seen | ~jnp.isfinite(reward) | (is_blind & ~over)
+        # Where nothing is seen of what a truncated episode would have gone on with, no
+        # value can be given to it.
+        terminated = (terminated | (is_blind & over)) & ~void
+        truncated = over & ~terminated & ~void
+        ended = terminated | truncated | void
         fresh = environment.reset(reset_key)
         pick = lambda new, old: jnp.where(ended, _like(new, old), old)
         step = Step(
-            worker.observation,
+            seen,
             legal,
             raw,
             notes,
@@ -98,7 +110,8 @@ def collect(
             following,
             terminated,
             truncated,
-            jnp.where(ended, total, jnp.nan),
+            jnp.where(ended & ~void, total, jnp.nan),
+            void,
         )
         state, observation = jax.tree.map(pick, fresh, (state, following))
         zero = lambda x: jnp.where(ended, 0, x)
@@ -110,6 +123,10 @@ def collect(
         return jax.tree.map(_like, after, workers), step
 
     return jax.lax.scan(every, workers, jax.random.split(key, steps))
+
+
+def _is_finite(x: Array) -> Bool[Array, ""]:
+    return jnp.all(jnp.isfinite(x))
 
 
 def _like(new: Array, old: Array) -> Array:
@@ -129,15 +146,20 @@ def advantages(
 
     $A_t = \delta_t + \gamma \lambda (1 - e_t) A_{t+1}$ with
     $\delta_t = r_t + \gamma (1 - d_t) V(s_{t+1}) - V(s_t)$, where $d_t$ says that the
-    episode terminated and $e_t$ that it ended in either way: a truncated episode would
-    have gone on, so the value of what followed counts.
+    episode terminated and $e_t$ that it ended in any way: a truncated episode would
+    have gone on, so the value of what followed counts. What was observed at a
+    termination counts for nothing, be it a number or not. The advantage of a void step
+    is 0, and $e_t$ true of it.
 
     References:
         Schulman et al., "High-Dimensional Continuous Control Using Generalized
         Advantage Estimation" (2016), eq. 16, https://arxiv.org/abs/1506.02438.
     """
-    errors = steps.reward + discount * (1 - steps.terminated) * following - values
-    goes_on = discount * trace * ~(steps.terminated | steps.truncated)
+    ahead = jnp.where(steps.terminated, 0, following)
+    errors = steps.reward + discount * ahead - values
+    errors = jnp.where(steps.void, 0, errors)
+    ended = steps.terminated | steps.truncated | steps.void
+    goes_on = discount * trace * ~ended
 
     def back(advantage: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
         error, factor = row

@@ -40,7 +40,7 @@ def config(output, *, algorithm="eggroll", generations=4, **task):
             "budget": {"generations": generations},
             "evaluate_every": 2,
             "checkpoint_every": 2,
-            "devices": 1,
+            "mesh": {"devices": 1},
             "output": str(output),
             "name": "host",
         }
@@ -153,6 +153,26 @@ def test_a_nan_reward_voids_its_member_alone(tmp_path):
     _, metrics = a_step(config(tmp_path, environment_options={"trouble": "nan"}))
     assert 0 < metrics["fitness/nonfinite"] < 1
     assert np.isfinite(metrics["fitness/mean"])
+
+
+@pytest.mark.parametrize("trouble", ["blind at first", "blind", "blind at last"])
+def test_an_episode_is_void_if_nan_would_have_to_be_acted_on(trouble):
+    options, seeds = {"trouble": trouble}, np.arange(40, dtype=np.uint32)[:, None]
+    pool = Pool("host_environments:Walk-v0", options, 40, 0)
+    start = pool.reset(seeds[:, 0]).copy()
+    up = lambda observation, *_: np.zeros(observation.shape[:2], int)  # by 1
+    played = play(pool, up, seeds, 7)
+    if trouble == "blind at first":
+        assert np.isnan(played.returns).all()
+        np.testing.assert_array_equal(played.lengths, 0)
+        return
+    arrives = np.clip(10 - start, 1, 7).astype(int)
+    comes, sees = start + 7 >= 10, start + 7 > 10  # whether it acts on what it sees
+    sees = sees | (start >= 10)
+    np.testing.assert_array_equal(played.lengths, arrives)
+    last = trouble == "blind at last"
+    np.testing.assert_array_equal(played.terminated, comes & last)
+    np.testing.assert_array_equal(np.isnan(played.returns), sees & (not last))
 
 
 @pytest.mark.slow

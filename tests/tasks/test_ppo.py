@@ -82,6 +82,15 @@ def test_advantages_are_the_sums_spelt_out(getkey):
             np.testing.assert_allclose(result[t, w], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_what_is_seen_at_a_termination_counts_for_nothing_nan_or_not():
+    ends, goes_on = jnp.array([[False], [True]]), jnp.zeros((2, 1), bool)
+    nothing, reward = jnp.zeros((2, 1)), jnp.ones((2, 1))
+    steps = Step(nothing, None, nothing, (), reward, nothing, ends, goes_on, nothing)
+    following = jnp.array([[3.0], [jnp.nan]])
+    result = advantages(steps, nothing, following, discount=0.5, trace=1.0)
+    np.testing.assert_allclose(result[:, 0], [1 + 0.5 * 3 + 0.5 * 1, 1])
+
+
 @pytest.mark.parametrize(
     ("length", "limit", "ends"), [(3, 5, "terminated"), (9, 4, "truncated")]
 )
@@ -107,6 +116,48 @@ def test_workers_begin_anew_after_an_end_of_either_kind(length, limit, ends, get
     # What follows an end is what was seen at it, not the first of the next episode.
     same = (steps.following[:-1] == steps.observation[1:])[..., 0].all(axis=1)
     assert np.all(same[~expected[:-1]])
+
+
+@dataclasses.dataclass(frozen=True)
+class Blind(Environment):
+    """Ends after five steps of reward 1; NaN is seen after `at` of them."""
+
+    at: int = 9
+    name = "blind"
+    action_space = Discrete(2)
+    observation_shape = (1,)
+    step_limit = 20
+
+    def reset(self, key):
+        return jnp.int32(0), self._see(0)
+
+    def step(self, state, action, key):
+        return state + 1, self._see(state + 1), 1.0, state + 1 >= 5
+
+    def _see(self, time):
+        return jnp.where(time == self.at, jnp.nan, 1.0 * time)[None]
+
+
+@pytest.mark.parametrize(
+    ("at", "void", "total"),
+    [
+        pytest.param(0, 1.0, np.nan, id="at first", marks=pytest.mark.slow),
+        pytest.param(3, 1 / 3, np.nan, id="on the way", marks=pytest.mark.slow),
+        pytest.param(5, 0.0, 5.0, id="at last"),
+    ],
+)
+def test_nan_is_never_learnt_from(at, void, total):
+    task = Control(
+        environment=Blind(at),
+        hidden=(4,),
+        normalise_observations=True,
+        ppo=PPOSettings(workers=2, steps=15, epochs=1, minibatches=2),
+    )
+    state, metrics = run(task, 2)
+    for leaf in jax.tree.leaves((state.params, state.opt_state.critic, state.task)):
+        assert np.all(np.isfinite(leaf))
+    assert metrics["fitness/nonfinite"] == pytest.approx(void)
+    np.testing.assert_array_equal(metrics["fitness/mean"], total)
 
 
 SMALL = PPOSettings(workers=16, steps=16, minibatches=4)

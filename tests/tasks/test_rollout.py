@@ -49,6 +49,26 @@ class Endless(Environment):
         return state, jax.random.normal(first, (2,)), jax.random.normal(second), False
 
 
+@dataclasses.dataclass(frozen=True)
+class Blind(Environment):
+    """Ends after five steps of reward 1; what is observed after `at` of them is NaN."""
+
+    at: int = 9
+    name = "blind"
+    action_space = Discrete(2)
+    observation_shape = (2,)
+    step_limit = 20
+
+    def reset(self, key):
+        return jnp.int32(0), self._see(0)
+
+    def step(self, state, action, key):
+        return state + 1, self._see(state + 1), 1.0, state + 1 >= 5
+
+    def _see(self, time):
+        return jnp.where(time == self.at, jnp.array([jnp.nan, 1.0]), 1.0 * time)
+
+
 def constantly(action):
     return lambda observation, memory, key, legal: (jnp.asarray(action), memory)
 
@@ -139,6 +159,22 @@ def test_observed_moments_are_those_of_the_observations_acted_on(getkey):
     np.testing.assert_allclose(
         episodes.observed.deviations / 21, np.var(seen, 0), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("at", "length", "total", "terminated"),
+    [(0, 0, np.nan, False), (3, 3, np.nan, False), (5, 5, 5.0, True)],
+    ids=["at first", "on the way", "at last"],
+)
+def test_an_episode_is_void_if_nan_would_have_to_be_acted_on(
+    at, length, total, terminated, getkey
+):
+    episodes = rollout(Blind(at), constantly(0), getkey(), observe=True)
+    np.testing.assert_array_equal(episodes.returns, [total])
+    np.testing.assert_array_equal(episodes.lengths, [length])
+    np.testing.assert_array_equal(episodes.terminated, [terminated])
+    assert episodes.observed.count == length
+    assert np.all(np.isfinite(episodes.observed.mean))
 
 
 NAMES = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "Breakout-MinAtar")
