@@ -118,7 +118,7 @@ class HostControl(Control):
 
     def batch(self, state: Moments, step: int, key: PRNGKeyArray) -> HostData:
         """What is known before the episodes begin."""
-        return self._data(state, key, self._step_limit(step), self.episodes)
+        return self._data(state, key, self.step_limit_at(step), self.episodes)
 
     def evaluate(
         self, params: PyTree, data: HostData, carry: Carry, key: PRNGKeyArray

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from eggroll import UserError
 from eggroll.config import Config
@@ -28,6 +28,7 @@ from eggroll.training import (
     key_for,
 )
 from tasks.control.action_head import ActionHead, Squash
+from tasks.control.discounted import Returns, no_returns
 from tasks.control.environment import Environment
 from tasks.control.networks import Network
 from tasks.control.normalisation import Moments, merge, moments, normalise
@@ -53,9 +54,8 @@ class PolicyTask(Protocol):
     @property
     def normalise_observations(self) -> bool: ...
     @property
-    def max_steps(self) -> int | None: ...
-    @property
     def ppo(self) -> PPOSettings: ...
+    def step_limit_at(self, step: Int[Array, ""]) -> Int[Array, ""]: ...
 
 
 class Learnt(NamedTuple):
@@ -73,6 +73,7 @@ class Kept(NamedTuple):
     log_std: Float[Array, " size"] | None
     opt_state: optax.OptState
     workers: Workers
+    returns: Returns
 
 
 class Batch(NamedTuple):
@@ -127,7 +128,8 @@ class _Learner:
         learnt = Learnt(params, self.critic.init(critic_key), log_std)
         workers = start(self.task.env, worker_key, self.settings.workers)
         opt_state = self.optimizer.init(cast(Any, learnt))
-        return Kept(learnt.critic, learnt.log_std, opt_state, workers)
+        returns = no_returns(self.settings.workers)
+        return Kept(learnt.critic, learnt.log_std, opt_state, workers, returns)
 
     def step(self, state: State, data: Any) -> tuple[State, Metrics]:
         del data
@@ -145,21 +147,24 @@ class _Learner:
             kept.workers,
             collect_key,
             steps=settings.steps,
-            step_limit=task.max_steps or task.env.step_limit,
+            step_limit=task.step_limit_at(state.step),
         )
-        batch = self._batch(learnt, state.task, steps)
+        ended = steps.terminated | steps.truncated | steps.void
+        reward = jnp.where(steps.void, 0, steps.reward)
+        returns = kept.returns.after(reward, ended, settings.discount)
+        unit = returns.scale if settings.normalise_rewards else 1.0
+        batch = self._batch(learnt, state.task, steps._replace(reward=reward / unit))
         learnt, opt_state, losses = self._learn(
-            learnt, kept.opt_state, batch, learn_key
+            learnt, kept.opt_state, batch, learn_key, returns.scale / unit
         )
-        ended = jnp.isfinite(steps.total)
         metrics = {
-            "fitness/mean": jnp.mean(steps.total, where=ended),
+            "fitness/mean": jnp.mean(steps.total, where=jnp.isfinite(steps.total)),
             "fitness/nonfinite": jnp.mean(steps.void, dtype=jnp.float32),
             "samples": jnp.float32(steps.reward.size),
         } | losses
         new = state.advanced(
             params=learnt.actor,
-            opt_state=Kept(learnt.critic, learnt.log_std, opt_state, workers),
+            opt_state=Kept(learnt.critic, learnt.log_std, opt_state, workers, returns),
             task=self._observe(state.task, steps),
         )
         return new, metrics
@@ -223,12 +228,17 @@ class _Learner:
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
 
     def _learn(
-        self, learnt: Learnt, opt_state: optax.OptState, batch: Batch, key: PRNGKeyArray
+        self,
+        learnt: Learnt,
+        opt_state: optax.OptState,
+        batch: Batch,
+        key: PRNGKeyArray,
+        unit: Float[Array, ""],  # of returns, in that of the batch's values
     ) -> tuple[Learnt, optax.OptState, Metrics]:
         def minibatch(carry, rows):
             learnt, opt_state = carry
             part = jax.tree.map(lambda x: x[rows], batch)
-            grads, losses = jax.grad(self._loss, has_aux=True)(learnt, part)
+            grads, losses = jax.grad(self._loss, has_aux=True)(learnt, part, unit)
             updates, opt_state = self.optimizer.update(
                 grads, opt_state, cast(Any, learnt)
             )
@@ -245,7 +255,9 @@ class _Learner:
         (learnt, opt_state), losses = jax.lax.scan(epoch, (learnt, opt_state), keys)
         return learnt, opt_state, jax.tree.map(jnp.mean, losses)
 
-    def _loss(self, learnt: Learnt, batch: Batch) -> tuple[Array, Metrics]:
+    def _loss(
+        self, learnt: Learnt, batch: Batch, unit: Float[Array, ""]
+    ) -> tuple[Array, Metrics]:
         settings = self.settings
         outputs = jax.vmap(lambda x: self._outputs(learnt, x))(batch.x)
         values = jax.vmap(lambda x: self._value(learnt, x))(batch.x)
@@ -257,10 +269,11 @@ class _Learner:
         bounded = jnp.clip(ratio, 1 - settings.clip, 1 + settings.clip)
         policy = -batch.mean(jnp.minimum(ratio * advantage, bounded * advantage))
         target = batch.value + batch.advantage
-        near = batch.value + jnp.clip(
-            values - batch.value, -settings.clip, settings.clip
-        )
-        errors = jnp.maximum((values - target) ** 2, (near - target) ** 2)
+        errors = (values - target) ** 2
+        if settings.value_clip is not None:
+            bound = settings.value_clip * unit
+            near = batch.value + jnp.clip(values - batch.value, -bound, bound)
+            errors = jnp.maximum(errors, (near - target) ** 2)
         value = batch.mean(errors) / 2
         entropy = batch.mean(self.head.entropy(outputs, batch.legal))
         loss = policy + settings.value * value - settings.entropy * entropy

@@ -17,7 +17,11 @@ class PPOSettings:
         minibatches: parts that it is cut into; they divide workers x steps.
         discount: per step.
         trace: lambda of the advantage estimation.
-        clip: bound on the change of an action's probability, and of a value.
+        clip: bound on the change of an action's probability.
+        value_clip: bound on the change of a value, in root mean squares of discounted
+            returns; None: none.
+        normalise_rewards: whether the critic learns from rewards in the same unit, of
+            which the running estimate is part of the run. Fitness is as it is.
         entropy: weight of the entropy bonus.
         value: weight of the value loss.
         gradient_norm: gradients are clipped to this norm.
@@ -30,6 +34,8 @@ class PPOSettings:
     discount: Share = 0.99
     trace: Share = 0.95
     clip: Positive = 0.2
+    value_clip: Positive | None = 0.2
+    normalise_rewards: bool = True
     entropy: float = 0.0
     value: NonNegative = 0.5
     gradient_norm: Positive = 0.5

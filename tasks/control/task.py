@@ -173,7 +173,7 @@ class Control(Task):
         return jnp.arange(population) if self.seeds == "member" else ()
 
     def batch(self, state: Moments, step: int, key: PRNGKeyArray) -> Data:
-        return Data(state, key, self._step_limit(step))
+        return Data(state, key, self.step_limit_at(step))
 
     def evaluate(
         self, params: PyTree, data: Data, carry: PyTree, key: PRNGKeyArray
@@ -273,10 +273,11 @@ class Control(Task):
         outputs, memory = self.policy(params, observation, memory)
         return self.head.act(outputs, key, legal), memory
 
-    def _step_limit(self, step: int) -> Int[Array, ""]:
-        limit = self.max_steps or self.env.step_limit
+    def step_limit_at(self, step: int | Int[Array, ""]) -> Int[Array, ""]:
+        """Steps after which an episode is truncated in one step of training."""
+        limit = min(self.max_steps or self.env.step_limit, self.env.step_limit)
         if self.max_steps_start is None:
             return jnp.int32(limit)
-        share = min(step / max(self.max_steps_ramp, 1), 1.0)
-        start = self.max_steps_start
-        return jnp.int32(round(start + share * (limit - start)))
+        share = jnp.minimum(step / max(self.max_steps_ramp, 1), 1.0)
+        start = min(self.max_steps_start, limit)
+        return jnp.int32(jnp.round(start + share * (limit - start)))

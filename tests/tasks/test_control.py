@@ -102,6 +102,12 @@ def test_step_limit_rises_linearly():
     assert steps == [2, 3, 4, 4]
 
 
+def test_a_step_limit_beyond_the_environments_own_is_that_one():
+    assert line(max_steps=50).step_limit_at(0) == 5
+    rising = line(max_steps=50, max_steps_start=1, max_steps_ramp=4)
+    assert [int(rising.step_limit_at(step)) for step in (0, 2, 4)] == [1, 3, 5]
+
+
 def test_validation_is_deterministic_and_reports_mean_and_standard_error(getkey):
     task, key = line(evaluation_episodes=64), getkey()
     right = jax.tree.map(jnp.zeros_like, task.init(key))

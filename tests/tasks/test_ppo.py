@@ -8,6 +8,7 @@ import pytest
 from eggroll.config import resolve
 from eggroll.training import State, find
 from tasks.control import Box, Control, Discrete, Environment
+from tasks.control.discounted import no_returns
 from tasks.control.ppo import PPOSettings
 from tasks.control.trajectories import Step, advantages, collect, start
 
@@ -198,3 +199,84 @@ def test_what_ppo_cannot_learn_is_refused():
         run(Control(environment=Aim(), network="gru", hidden=(4,)), 1)
     with pytest.raises(ValueError, match="minibatches must divide"):
         PPOSettings(workers=3, steps=5, minibatches=4)
+
+
+def test_the_unit_of_returns_is_their_root_mean_square(getkey):
+    time, workers, discount = 12, 3, 0.9
+    reward = jax.random.normal(getkey(), (time, workers))
+    ended = jax.random.bernoulli(getkey(), 0.3, (time, workers))
+    returns = no_returns(workers)
+    for part in (slice(0, 5), slice(5, 12)):  # as if in two updates
+        returns = returns.after(reward[part], ended[part], discount)
+    found, running = [], np.zeros(workers)
+    for t in range(time):
+        running = reward[t] + discount * running
+        found.append(running)
+        running = np.where(ended[t], 0, running)
+    np.testing.assert_allclose(returns.scale, np.sqrt(np.mean(np.square(found))), 1e-5)
+    np.testing.assert_allclose(returns.running, running, rtol=1e-5)
+    assert no_returns(workers).scale == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Match(Environment):
+    """`scale` times (1 where the action is the bit shown, plus `offset`)."""
+
+    scale: float = 1.0
+    offset: float = 0.0
+    length: int = 10
+    name = "match"
+    action_space = Discrete(2)
+    observation_shape = (11,)
+    step_limit = 20
+
+    def reset(self, key):
+        return self._next(0, key)
+
+    def step(self, state, action, key):
+        time, bit = state
+        state, seen = self._next(time + 1, key)
+        reward = self.scale * ((2 * action - 1 == bit) + self.offset)
+        return state, seen, reward, time + 1 >= self.length
+
+    def _next(self, time, key):
+        bit = jax.random.bernoulli(key).astype(float) * 2 - 1
+        seen = jnp.concatenate([bit[None], jax.nn.one_hot(time, 10)])
+        return (time, bit), seen
+
+
+def match(settings=SMALL, *, max_steps=None, start=None, **options) -> Control:
+    return Control(
+        environment=Match(**options),
+        hidden=(16,),
+        activation="tanh",
+        max_steps=max_steps,
+        max_steps_start=start,
+        max_steps_ramp=1000,
+        ppo=settings,
+    )
+
+
+@pytest.mark.slow
+def test_the_unit_of_the_reward_does_not_matter():
+    (one, _), (other, _) = run(match(), 3), run(match(scale=1024.0), 3)
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+
+
+@pytest.mark.slow
+def test_a_constant_in_every_reward_keeps_nothing_from_being_learnt():
+    task = match(offset=100.0)
+    state, _ = run(task, 60, rate="0.003")
+    metrics = task.validate(state.params, state.task, jax.random.key(1))
+    assert metrics["return"] > 10 * 100 + 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("max_steps", "start", "length"), [(50, None, 20), (9, 2, 2)])
+def test_step_limits_are_those_of_evolution(max_steps, start, length):
+    settings = PPOSettings(workers=2, steps=40, epochs=1, minibatches=2)
+    task = match(settings, max_steps=max_steps, start=start, offset=1.0, length=99)
+    _, metrics = run(task, 1)
+    data = task.batch(task.initial_state(), 0, jax.random.key(0))
+    assert data.step_limit == length
+    assert length <= metrics["fitness/mean"] <= 2 * length
