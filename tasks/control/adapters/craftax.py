@@ -44,7 +44,8 @@ def make(name: str, **options: Any) -> "Craftax":
         observation_shape=tuple(environment.observation_space(parameters).shape),
         step_limit=int(parameters.max_timesteps),
         environment=environment,
-        parameters=parameters,
+        # Its own limit counts as an end, which it is not: `step_limit` does that.
+        parameters=parameters.replace(max_timesteps=np.iinfo(np.int32).max),
     )
 
 

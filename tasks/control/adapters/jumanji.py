@@ -19,8 +19,8 @@ def make(name: str, *, step_limit: int | None = None, **options: Any) -> "Jumanj
 
     Args:
         name: of the environment.
-        step_limit: steps after which an episode is truncated; by default Jumanji's
-            own limit, or 1000 where it has none (its episodes end by themselves).
+        step_limit: steps after which an episode is truncated; by default, and at most,
+            Jumanji's own limit; 1000 where it has none (its episodes end by themselves).
         **options: passed on to the environment's class.
     """
     jumanji = library("jumanji", extra="rl-grid")
@@ -28,26 +28,30 @@ def make(name: str, *, step_limit: int | None = None, **options: Any) -> "Jumanj
     environment = jumanji.make(name, **options)
     observation = environment.observation_spec.generate_value()
     choices, space = _space(environment.action_spec, observation)
+    own = getattr(environment, "time_limit", None)
+    limits = [int(one) for one in (step_limit, own) if one is not None]
     return Jumanji(
         name=f"jumanji/{name}",
         action_space=space,
         observation_shape=_see(observation).shape,
-        step_limit=step_limit or int(getattr(environment, "time_limit", 1000)),
+        step_limit=min(limits, default=1000),
         environment=environment,
         choices=choices,
+        time_limit=own,
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Jumanji(Environment):
-    """A Jumanji environment. Its state here is its own one and its last observation.
+    """A Jumanji environment. Its state: Jumanji's, the last observation, the time.
 
     Where several choices are masked jointly (such as a piece's turn and its place in
     Tetris), they are one choice among all combinations. The observation is a vector
-    of all that is observed but the mask. A time limit of Jumanji's own counts as an
-    end, as it does in Jumanji.
+    of all that is observed but the mask. Jumanji does not tell its own time limit from
+    an end: what ends at that very step is truncated.
 
     Attributes:
+        time_limit: Jumanji's own, if it has one.
         choices: sizes of the choices that make an action, if they are taken as one.
     """
 
@@ -57,10 +61,11 @@ class Jumanji(Environment):
     step_limit: int
     environment: Any = dataclasses.field(repr=False)
     choices: tuple[int, ...] | None
+    time_limit: int | None
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, Float[Array, "..."]]:
         state, timestep = self.environment.reset(key)
-        return (state, timestep.observation), _see(timestep.observation)
+        return (state, timestep.observation, jnp.int32(0)), _see(timestep.observation)
 
     def step(
         self, state: Any, action: Array, key: PRNGKeyArray
@@ -70,7 +75,10 @@ class Jumanji(Environment):
             action = jnp.stack(jnp.unravel_index(action, self.choices))
         inner, timestep = self.environment.step(state[0], action)
         seen = timestep.observation
-        return (inner, seen), _see(seen), timestep.reward, timestep.last()
+        time, ended = state[2] + 1, timestep.last()
+        if self.time_limit is not None:
+            ended = ended & (time < self.time_limit)
+        return (inner, seen, time), _see(seen), timestep.reward, ended
 
     def legal(self, state: Any) -> Bool[Array, "..."] | None:
         mask = getattr(state[1], "action_mask", None)
