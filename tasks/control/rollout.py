@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from tasks.control.environment import Environment
 from tasks.control.normalisation import Moments, merge, moments, no_moments
+from tasks.control.spaces import MultiDiscrete, Space
 
 
 # (observation, memory, key, legal) -> (action, memory); for one episode.
@@ -77,8 +79,8 @@ def rollout(
     Randomness depends on `key`, the episode and the time step alone: episode e
     starts from `fold_in(key, e)`.
 
-    An episode is void, and ends, where an observation that would have to be acted on is
-    not finite, or a reward is not. What is observed at the end is never looked at.
+    An episode is void, and ends, where a reward or an observation to be acted on (not
+    the last one) is not finite, or no action is legal.
 
     Args:
         environment: where to act.
@@ -98,9 +100,8 @@ def rollout(
     def running(loop: _Loop) -> Bool[Array, ""]:
         return (loop.time < limit) & _any_of_all(loop.alive)
 
-    each = _for_each_episode(
-        transition(environment, policy), (0, 0, 0, 0, None), episodes
-    )
+    step = transition(environment, policy)
+    each = _for_each_episode(step, (0, 0, 0, 0, None), episodes)
 
     def advance(loop: _Loop) -> _Loop:
         state, observation, action_memory, reward, done = each(
@@ -128,6 +129,13 @@ def is_finite(observation: Float[Array, "rows ..."]) -> Bool[Array, " rows"]:
     return jnp.all(jnp.isfinite(observation), axis=range(1, observation.ndim))
 
 
+def has_choice(space: Space, legal: Bool[Array, "..."]) -> Bool[Array, ""]:
+    """Whether every agent may do something, in every one of its choices."""
+    sizes = space.sizes if isinstance(space, MultiDiscrete) else (legal.shape[-1],)
+    choices = jnp.split(legal, np.cumsum(sizes)[:-1], axis=-1)
+    return jnp.all(jnp.stack([jnp.any(choice, axis=-1) for choice in choices]))
+
+
 def transition(environment: Environment, policy: Policy) -> Callable:
     """Return one step of one episode, as a function of arrays."""
 
@@ -136,6 +144,9 @@ def transition(environment: Environment, policy: Policy) -> Callable:
         legal = environment.legal(state)
         action, memory = policy(observation, memory, policy_key, legal)
         state, observation, reward, done = environment.step(state, action, step_key)
+        if legal is not None:
+            can_act = has_choice(environment.action_space, legal)
+            reward = jnp.where(can_act, reward, jnp.nan)
         return state, observation, memory, reward, done
 
     return step

@@ -67,8 +67,9 @@ class Control(Task):
     Fitness is the mean undiscounted return of a member's episodes, in the
     environment's own unit of reward; its best value and that of a random policy
     are the environment's too (CartPole-v1: best 500, random about 22).
-    A non-finite reward, or a non-finite observation that has to be acted on, ends its
-    episode and makes the member's fitness non-finite, and so void.
+    A non-finite reward, a non-finite observation that has to be acted on, or a state in
+    which no action is legal ends its episode and makes the member's fitness non-finite,
+    and so void.
 
     Attributes:
         environment: `library/name`, `package.module:Class`, or an environment itself.

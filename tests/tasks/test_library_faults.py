@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tasks.control import Control
 from tasks.control.adapters import make
 from tasks.control.rollout import rollout
 
@@ -103,3 +104,84 @@ def test_a_time_limit_of_craftax_is_no_end(monkeypatch, dies, steps, ends):
     monkeypatch.setitem(sys.modules, "craftax.craftax_env", library)
     episodes = episode(make("craftax/Craftax-Symbolic-v1"))
     assert (episodes.lengths[0], episodes.terminated[0]) == (steps, ends)
+
+
+class Choice(NamedTuple):
+    """A space of JaxMARL."""
+
+    n: int
+    shape: tuple[int, ...] = ()
+
+
+class Sees(NamedTuple):
+    """Another one."""
+
+    shape: tuple[int, ...] = (1,)
+
+
+@dataclasses.dataclass
+class Duel:
+    """Like SMAX: at time t agent i may take action (t + i) mod 3 alone, for 1 each.
+
+    The last agent, which is dead, may only wait (action 0).
+    """
+
+    agents: tuple[str, ...] = ("ally_0", "ally_1", "ally_2")
+    available: bool = True
+    max_steps = 4
+
+    def action_space(self, agent):
+        return Choice(3 + (agent == self.agents[0]))
+
+    def observation_space(self, agent):
+        return Sees()
+
+    def reset(self, key):
+        return self.get_obs(0), jnp.int32(0)
+
+    def get_obs(self, state):
+        return {agent: jnp.ones(1) * state for agent in self.agents}
+
+    def right(self, state, i):
+        return 0 if i == len(self.agents) - 1 else (state + i) % 3
+
+    def step_env(self, key, state, actions):
+        rewards = {
+            agent: jnp.where(actions[agent] == self.right(state, i), 1.0, -9.0)
+            for i, agent in enumerate(self.agents)
+        }
+        done = {"__all__": state + 1 >= 99}
+        return self.get_obs(state + 1), state + 1, rewards, done, {}
+
+    def get_avail_actions(self, state):
+        if not self.available:
+            raise NotImplementedError
+        return {
+            agent: jnp.arange(self.action_space(agent).n) == self.right(state, i)
+            for i, agent in enumerate(self.agents)
+        }
+
+
+@pytest.fixture
+def jaxmarl(monkeypatch):
+    library = SimpleNamespace(
+        registered_envs=["Duel"], make=lambda name, **options: Duel(**options)
+    )
+    monkeypatch.setitem(sys.modules, "jaxmarl", library)
+
+
+def test_a_team_takes_the_actions_that_the_state_allows(jaxmarl, getkey):
+    task = Control(environment="jaxmarl/Duel", hidden=(), evaluation_episodes=2)
+    metrics = task.validate(task.init(getkey()), task.initial_state(), getkey())
+    assert metrics["return"] == metrics["episode_length"] == 5  # with every one right
+    legal = task.env.legal(jnp.int32(1))
+    assert legal is not None
+    np.testing.assert_array_equal(
+        legal, [[0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]]
+    )  # fmt: skip
+
+
+def test_a_team_of_which_nothing_is_said_takes_the_actions_it_has(jaxmarl):
+    legal = make("jaxmarl/Duel", available=False).legal(jnp.int32(0))
+    assert legal is not None
+    np.testing.assert_array_equal(legal.sum(axis=1), [4, 3, 3])

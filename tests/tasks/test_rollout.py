@@ -7,8 +7,8 @@ import pytest
 
 from tasks.control.adapters import make
 from tasks.control.environment import Environment
-from tasks.control.rollout import rollout
-from tasks.control.spaces import Box, Discrete, Space
+from tasks.control.rollout import has_choice, rollout
+from tasks.control.spaces import Box, Discrete, MultiDiscrete, Space
 
 
 gymnax = pytest.importorskip("gymnax")
@@ -175,6 +175,42 @@ def test_an_episode_is_void_if_nan_would_have_to_be_acted_on(
     np.testing.assert_array_equal(episodes.terminated, [terminated])
     assert episodes.observed.count == length
     assert np.all(np.isfinite(episodes.observed.mean))
+
+
+@pytest.mark.parametrize(
+    ("space", "legal", "expected"),
+    [
+        (Discrete(2), [False, True], True),
+        (Discrete(2), [False, False], False),
+        (Discrete(2), [[True, True], [False, False]], False),  # of a team
+        (MultiDiscrete((1, 2)), [True, False, False], False),
+        (MultiDiscrete((1, 2)), [True, False, True], True),
+    ],
+)
+def test_there_is_a_choice_if_all_may_do_something(space, legal, expected):
+    assert has_choice(space, jnp.array(legal)) == expected
+
+
+@dataclasses.dataclass(frozen=True)
+class Stuck(Endless):
+    """Nothing may be done after three steps."""
+
+    def reset(self, key):
+        return jnp.int32(0), jnp.zeros(2)
+
+    def step(self, state, action, key):
+        return state + 1, jnp.zeros(2), 1.0, state >= 5
+
+    def legal(self, state):
+        return jnp.array([False, True]) & (state < 3)
+
+
+def test_an_episode_is_void_if_nothing_may_be_done(getkey):
+    episodes = rollout(Stuck(), constantly(1), getkey())
+    assert np.isnan(episodes.returns[0])
+    assert not episodes.terminated[0]
+    alright = rollout(Stuck(), constantly(1), getkey(), step_limit=3)
+    assert alright.returns[0] == 3
 
 
 NAMES = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "Breakout-MinAtar")

@@ -51,8 +51,10 @@ class JaxMARL(Environment):
     """A team whose reward is the mean of its members' rewards.
 
     So that one network can serve all agents, their observations are padded with zeros
-    to the same width and followed by the agent's number, one-hot; an agent with fewer
-    actions than another may not take the missing ones. A time limit of JaxMARL's own
+    to the same width and followed by the agent's number, one-hot. An agent may take the
+    actions that the library says are available in a state (`get_avail_actions`), to it
+    and be it dead or alive, or else all it has, which may be fewer than another has. A
+    time limit of JaxMARL's own
     counts as an end, as it does in JaxMARL.
 
     Attributes:
@@ -86,8 +88,15 @@ class JaxMARL(Environment):
     def legal(self, state: Any) -> Bool[Array, "agents actions"] | None:
         if not isinstance(self.action_space, Discrete):
             return None
-        most = np.arange(self.action_space.n)
-        return jnp.asarray(most < np.array(self.actions)[:, None])
+        available = _available(self.environment, state)
+        most = self.action_space.n
+        rows = [
+            jnp.arange(most) < size
+            if available is None
+            else jnp.pad(jnp.asarray(available[name], bool), (0, most - size))
+            for name, size in zip(self.environment.agents, self.actions, strict=True)
+        ]
+        return jnp.stack(rows)
 
     def render(self, state: Any) -> Image | None:
         if not self.name.startswith("jaxmarl/MPE_"):
@@ -108,6 +117,14 @@ class JaxMARL(Environment):
         rows = [observations[name] for name in self.environment.agents]
         padded = [jnp.pad(row, (0, width - team - row.size)) for row in rows]
         return jnp.concatenate([jnp.stack(padded), jnp.eye(team)], axis=1)
+
+
+def _available(environment: Any, state: Any) -> dict[str, Array] | None:
+    """What each agent may do in a state; None: the library does not say."""
+    try:
+        return environment.get_avail_actions(state)
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 def _size(space: Any) -> int:

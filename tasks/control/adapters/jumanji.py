@@ -20,7 +20,7 @@ def make(name: str, *, step_limit: int | None = None, **options: Any) -> "Jumanj
     Args:
         name: of the environment.
         step_limit: steps after which an episode is truncated; by default, and at most,
-            Jumanji's own limit; 1000 where it has none (its episodes end by themselves).
+            Jumanji's own; 1000 where it has none (its episodes end by themselves).
         **options: passed on to the environment's class.
     """
     jumanji = library("jumanji", extra="rl-grid")
