@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -165,7 +165,8 @@ class Duel:
 @pytest.fixture
 def jaxmarl(monkeypatch):
     library = SimpleNamespace(
-        registered_envs=["Duel"], make=lambda name, **options: Duel(**options)
+        registered_envs=["Duel", "coin_game"],
+        make=lambda name, **options: Duel(**options),
     )
     monkeypatch.setitem(sys.modules, "jaxmarl", library)
 
@@ -185,3 +186,50 @@ def test_a_team_of_which_nothing_is_said_takes_the_actions_it_has(jaxmarl):
     legal = make("jaxmarl/Duel", available=False).legal(jnp.int32(0))
     assert legal is not None
     np.testing.assert_array_equal(legal.sum(axis=1), [4, 3, 3])
+
+
+SIDES = ("ally_0", "enemy_0", "enemy_1")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("Duel", {"agents": SIDES}, r"enemy_0, enemy_1 against ally_0.*side: ally"),
+        ("Duel", {"agents": SIDES, "side": "ally"}, "opponents: random; got side=ally"),
+        (
+            "Duel",
+            {"agents": SIDES, "side": "foe", "opponent": "random"},
+            "sides: enemy",
+        ),
+        ("Duel", {"side": "ally", "opponent": "random"}, "has one side"),
+        ("coin_game", {}, "each agent plays for itself"),
+    ],
+)
+def test_a_game_against_others_is_refused_unless_a_side_is_chosen(
+    jaxmarl, name, options, message
+):
+    with pytest.raises(ValueError, match=message):
+        make(f"jaxmarl/{name}", **options)
+
+
+@pytest.mark.parametrize(("side", "members"), [("ally", 1), ("enemy", 2)])
+def test_a_side_has_its_own_reward_and_the_other_does_what_it_may(
+    jaxmarl, side, members, getkey
+):
+    options = {"agents": SIDES, "side": side, "opponent": "random"}
+    environment: Any = make("jaxmarl/Duel", **options)
+    assert environment.agents == members
+    rewards = []
+    original = environment.environment.step_env
+
+    def spy(*arguments):
+        rewards.append((made := original(*arguments))[2])
+        return made
+
+    environment.environment.step_env = spy
+    _, seen, reward, _ = environment.step(jnp.int32(1), jnp.full(members, 2), getkey())
+    assert seen.shape == (members, 1 + members)
+    own = [name for name in SIDES if name.startswith(side)]
+    assert reward == np.mean([rewards[0][name] for name in own])
+    # The other side does the one thing that it may.
+    assert {float(rewards[0][name]) for name in SIDES if name not in own} == {1.0}
