@@ -18,6 +18,7 @@ from tasks import open_es
 from tasks.control.action_head import ActionHead, Squash
 from tasks.control.adapters import make
 from tasks.control.environment import Environment
+from tasks.control.inspection import inspected
 from tasks.control.networks import Network
 from tasks.control.normalisation import (
     Moments,
@@ -133,7 +134,7 @@ class Control(Task):
         whole = self.environment
         if isinstance(whole, str):
             whole = make(whole, **self.environment_options)
-        return partial(whole, self.unseen)
+        return partial(inspected(whole), self.unseen)
 
     @functools.cached_property
     def head(self) -> ActionHead:

@@ -50,7 +50,12 @@ def make(name: str, **options: Any) -> Environment:
             f"{name!r:.80}. Libraries: {', '.join(sorted(ADAPTERS))}."
             f"{did_you_mean(library, ADAPTERS)}"
         )
-    return _load(ADAPTERS[library])(rest, **options)
+    try:
+        return _load(ADAPTERS[library])(rest, **options)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} cannot be made: {error}") from error
 
 
 def _load(path: str) -> Any:
