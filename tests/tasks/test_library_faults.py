@@ -12,6 +12,7 @@ import pytest
 
 from tasks.control import Control
 from tasks.control.adapters import make
+from tasks.control.environment import check_options, library
 from tasks.control.rollout import rollout
 
 
@@ -274,3 +275,24 @@ def test_shapes_of_jaxmarl_are_those_that_reset_shows(jaxmarl, monkeypatch):
 def test_what_a_constructor_wants_is_told_in_one_line(jaxmarl):
     with pytest.raises(ValueError, match=r"^jaxmarl/Duel cannot be made: .*'policy'"):
         make("jaxmarl/Duel", policy=1)
+
+
+def test_a_space_that_is_missing_after_a_colon_is_asked_for():
+    with pytest.raises(ValueError, match=r"a space is missing .* 'size: 20'"):
+        check_options({"size:20": None}, ["size"], environment="gymnax/DeepSea")
+
+
+def test_libraries_are_listed_once():
+    with pytest.raises(ValueError, match="library/name") as raised:
+        make("zz/x")
+    assert str(raised.value).count("jumanji") == 1
+
+
+def test_what_a_library_prints_as_it_is_imported_is_not_passed_on(
+    tmp_path, monkeypatch, capfd
+):
+    noise = "import sys\nsys.stdout = sys.__stdout__\nprint('Importing...')"
+    (tmp_path / "noisy.py").write_text(noise)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert library("noisy", extra="rl").__name__ == "noisy"
+    assert capfd.readouterr().out == ""
