@@ -1,8 +1,11 @@
 """The environment protocol, and what its adapters have in common."""
 
+import contextlib
 import difflib
 import importlib
-from collections.abc import Collection, Mapping
+import io
+import sys
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -66,18 +69,31 @@ class Environment(Protocol):
 
 
 def library(module: str, *, extra: str) -> Any:
-    """Import an optional library.
+    """Import an optional library, without what it prints meanwhile.
 
     Raises:
         UserError: if it is absent; the message says what to install.
     """
     try:
-        return importlib.import_module(module)
+        with _silence():
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UserError(
             f"This environment needs the package {error.name!r}, which is not "
             f"installed: pip install 'eggroll-jax[{extra}]'."
         ) from error
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Print to nowhere, also where a library restores `sys.__stdout__`, as JaxMARL."""
+    original = sys.__stdout__
+    with contextlib.redirect_stdout(io.StringIO()) as nowhere:
+        sys.__stdout__ = nowhere  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            yield
+        finally:
+            sys.__stdout__ = original  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def flatten(observation: Any) -> Float[Array, " size"]:
@@ -99,6 +115,12 @@ def check_options(
 ) -> None:
     """Refuse options that an environment does not have."""
     for option in options:
+        field = option.partition(":")[0]
+        if field != option and field in known:
+            raise UserError(
+                f"{environment} has no option {option!r}: a space is missing after the "
+                f"colon, as in '{field}: {option.partition(':')[2] or 'VALUE'}'."
+            )
         if option not in known:
             raise UserError(
                 f"{environment} has no option {option!r}.{did_you_mean(option, known)}"

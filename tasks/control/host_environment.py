@@ -54,6 +54,12 @@ def describe(
     try:
         environment = make(name, options)
     except gymnasium.error.UnregisteredEnv as error:
+        if "/" in name and ":" not in name:  # of some package that registers it
+            package = "ale_py" if name.startswith("ALE/") else "PACKAGE"
+            raise UserError(
+                f"gymnasium has no environment {name!r} by itself: say which package "
+                f"registers it, {package}:{name}"
+            ) from error
         check_name(
             name.partition(":")[2] or name, gymnasium.registry, library="gymnasium"
         )
@@ -87,7 +93,10 @@ def _action_space(name: str, native: Any, spaces: Any) -> tuple[Space, Callable]
     if isinstance(native, spaces.Box) and np.issubdtype(native.dtype, np.floating):
         size = int(np.prod(native.shape))
         shaped = lambda x: x.reshape(*x.shape[:-1], *native.shape).astype(native.dtype)
-        return Box.of(native.low, native.high, size=size), shaped
+        try:
+            return Box.of(native.low, native.high, size=size), shaped
+        except ValueError as error:
+            raise UserError(f"{name}: actions: {error}") from error
     raise UserError(
         f"{name}: expected actions of a space Discrete or Box of floats, got {native}: "
         "wrap the environment, and register the wrapped one"

@@ -171,7 +171,8 @@ def _is_finite(
     observation: Shaped[np.ndarray, "members episodes ..."],
 ) -> Bool[np.ndarray, "members episodes"]:
     """Whether all numbers of each observation are finite, and so may be acted on."""
-    return np.isfinite(observation).all(axis=tuple(range(2, observation.ndim)))
+    axes = tuple(range(2, observation.ndim))
+    return np.asarray(np.isfinite(observation).all(axis=axes))
 
 
 def _close(vector: Any) -> None:

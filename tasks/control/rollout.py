@@ -79,9 +79,8 @@ def rollout(
     Randomness depends on `key`, the episode and the time step alone: episode e
     starts from `fold_in(key, e)`.
 
-    An episode is void, and ends, where an observation that would have to be acted on
-    is not finite, or a reward is not, or no action is legal. What is observed at the
-    end is never looked at.
+    An episode is void, and ends, where a reward or an observation to be acted on (not
+    the last one) is not finite, or no action is legal.
 
     Args:
         environment: where to act.
@@ -101,9 +100,8 @@ def rollout(
     def running(loop: _Loop) -> Bool[Array, ""]:
         return (loop.time < limit) & _any_of_all(loop.alive)
 
-    each = _for_each_episode(
-        transition(environment, policy), (0, 0, 0, 0, None), episodes
-    )
+    step = transition(environment, policy)
+    each = _for_each_episode(step, (0, 0, 0, 0, None), episodes)
 
     def advance(loop: _Loop) -> _Loop:
         state, observation, action_memory, reward, done = each(

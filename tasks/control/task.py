@@ -18,6 +18,7 @@ from tasks import open_es
 from tasks.control.action_head import ActionHead, Squash
 from tasks.control.adapters import make
 from tasks.control.environment import Environment
+from tasks.control.inspection import inspected
 from tasks.control.networks import Network
 from tasks.control.normalisation import (
     Moments,
@@ -133,7 +134,7 @@ class Control(Task):
         whole = self.environment
         if isinstance(whole, str):
             whole = make(whole, **self.environment_options)
-        return partial(whole, self.unseen)
+        return partial(inspected(whole), self.unseen)
 
     @functools.cached_property
     def head(self) -> ActionHead:
@@ -211,17 +212,19 @@ class Control(Task):
     ) -> dict[str, float]:
         """Return the mean return of the unperturbed policy and its standard error.
 
-        Episodes without a finite return are left out of the mean and counted.
+        Episodes without a finite return are left out of the mean and counted. One
+        episode has no standard error.
         """
         episodes = jax.device_get(self._validation(params, state, key))
         finite = episodes.returns[np.isfinite(episodes.returns)]
-        spread = np.std(finite, ddof=1) if finite.size > 1 else np.nan
         metrics = {
             "return": float(np.mean(finite)) if finite.size else float("nan"),
-            "return_sem": float(spread / np.sqrt(max(finite.size, 1))),
             "episode_length": float(np.mean(episodes.lengths)),
             "terminated": float(np.mean(episodes.terminated)),
         }
+        if finite.size > 1:
+            spread = np.std(finite, ddof=1)
+            metrics["return_sem"] = float(spread / np.sqrt(finite.size))
         if broken := episodes.returns.size - finite.size:
             metrics["non_finite_episodes"] = float(broken)
         return metrics

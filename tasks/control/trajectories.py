@@ -53,7 +53,7 @@ class Step(NamedTuple):
     terminated: Bool[Array, "..."]
     truncated: Bool[Array, "..."]
     total: Float[Array, "..."]
-    void: Bool[Array, "..."] | bool = False
+    void: Bool[Array, "..."]
 
 
 # (observation, key, legal) -> (raw action, environment's action, notes); for a worker.
@@ -92,16 +92,13 @@ def collect(
         state, following, reward, terminated = environment.step(
             worker.state, action, step_key
         )
-        over, is_blind = terminated | (time >= step_limit), ~_is_finite(following)
         time = worker.time + 1
         if legal is not None:
             can_act = has_choice(environment.action_space, legal)
             reward = jnp.where(can_act, reward, jnp.nan)
-        void = ~is_seen | ~jnp.isfinite(reward) | (is_blind & ~over)
-        # Where nothing is seen of what a truncated episode would have gone on with, no
-        # value can be given to it.
-        terminated = (terminated | (is_blind & over)) & ~void
-        truncated = over & ~terminated & ~void
+        terminated, truncated, void = _ends(
+            is_seen, reward, following, terminated, time >= step_limit
+        )
         ended, total = terminated | truncated | void, worker.total + reward
         fresh = environment.reset(reset_key)
         pick = lambda new, old: jnp.where(ended, _like(new, old), old)
@@ -127,6 +124,22 @@ def collect(
         return jax.tree.map(_like, after, workers), step
 
     return jax.lax.scan(every, workers, jax.random.split(key, steps))
+
+
+def _ends(
+    is_seen: Bool[Array, ""],
+    reward: Float[Array, ""],
+    following: Float[Array, "..."],
+    terminated: Bool[Array, ""],
+    is_late: Bool[Array, ""],
+) -> tuple[Bool[Array, ""], Bool[Array, ""], Bool[Array, ""]]:
+    """Whether an episode terminated, was truncated, or is void."""
+    over, is_blind = terminated | is_late, ~_is_finite(following)
+    void = ~is_seen | ~jnp.isfinite(reward) | (is_blind & ~over)
+    # Where nothing is seen of what a truncated episode would have gone on with, no
+    # value can be given to it.
+    terminated = (terminated | (is_blind & over)) & ~void
+    return terminated, over & ~terminated & ~void, void
 
 
 def _is_finite(x: Array) -> Bool[Array, ""]:

@@ -21,6 +21,8 @@ class Walk(gymnasium.Env):
         if trouble == "tuple":
             one = gymnasium.spaces.Discrete(2)
             self.action_space = gymnasium.spaces.Tuple((one, one))
+        if trouble == "still":
+            self.action_space = gymnasium.spaces.Box(0.0, 0.0, (1,))
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)

@@ -121,6 +121,13 @@ def test_validation_is_deterministic_and_reports_mean_and_standard_error(getkey)
     assert metrics["terminated"] == 0
 
 
+def test_one_episode_has_no_standard_error(getkey):
+    task = line(evaluation_episodes=1)
+    metrics = task.validate(task.init(getkey()), task.initial_state(), getkey())
+    assert "return_sem" not in metrics
+    assert np.all(np.isfinite(list(metrics.values())))
+
+
 def test_a_nan_reward_voids_its_member_alone(getkey):
     task = line(poison=40)
     params = task.init(getkey())

@@ -221,6 +221,11 @@ WALK = {"environment": "host_environments:Walk-v0"}
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"environment": "ALE/Pong-v5"}, "ale_py:ALE/Pong-v5"),
+        (
+            {**WALK, "environment_options": {"trouble": "still"}},
+            "Walk-v0: actions: A Box",
+        ),
         ({"environment": "CartPol-v1"}, "Did you mean 'CartPole-v1'"),
         ({"environment": "host_environments:Walc-v0"}, "Did you mean 'Walk-v0'"),
         ({"environment": "no_such_module:Walk-v0"}, "no_such_module"),

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import pytest
 
 from tasks.control import Control
 from tasks.control.adapters import make
+from tasks.control.environment import check_options, library
 from tasks.control.rollout import rollout
 
 
@@ -217,7 +218,7 @@ def test_a_side_has_its_own_reward_and_the_other_does_what_it_may(
     jaxmarl, side, members, getkey
 ):
     options = {"agents": SIDES, "side": side, "opponent": "random"}
-    environment = make("jaxmarl/Duel", **options)
+    environment: Any = make("jaxmarl/Duel", **options)
     assert environment.agents == members
     rewards = []
     original = environment.environment.step_env
@@ -233,3 +234,65 @@ def test_a_side_has_its_own_reward_and_the_other_does_what_it_may(
     assert reward == np.mean([rewards[0][name] for name in own])
     # The other side does the one thing that it may.
     assert {float(rewards[0][name]) for name in SIDES if name not in own} == {1.0}
+
+
+def test_rewards_of_several_agents_of_jumanji_are_summed(jumanji):
+    environment = make("jumanji/Small-v0", reward=(1.0, 2.0, 4.0))
+    assert Control(environment=environment, hidden=()).env is environment
+    assert episode(environment).returns == 6 * 7
+
+
+class Numbers(NamedTuple):
+    """Of continuous actions, as Jumanji describes them."""
+
+    minimum: float = -1.0
+    maximum: float = 1.0
+    shape: tuple[int, ...] = (3, 2)
+
+
+def test_actions_of_jumanji_have_the_shape_it_wants(jumanji, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Jumanji, "action_spec", Numbers())
+    original = Jumanji.step
+    spy = lambda self, state, action: seen.append(action) or original(
+        self, state, action
+    )  # fmt: skip
+    monkeypatch.setattr(Jumanji, "step", spy)
+    environment = make("jumanji/Small-v0")
+    state, _ = environment.reset(jax.random.key(0))
+    environment.step(state, jnp.arange(6.0), jax.random.key(1))
+    np.testing.assert_array_equal(seen[0], jnp.arange(6.0).reshape(3, 2))
+
+
+def test_shapes_of_jaxmarl_are_those_that_reset_shows(jaxmarl, monkeypatch):
+    monkeypatch.setattr(Duel, "observation_space", lambda self, agent: Sees(658))  # pyright: ignore[reportArgumentType]
+    image = lambda self, state: {a: jnp.ones((2, 3)) * state for a in self.agents}
+    monkeypatch.setattr(Duel, "get_obs", image)
+    task = Control(environment="jaxmarl/Duel", hidden=())
+    assert task.env.observation_shape == (3, 2 * 3 + 3)
+
+
+def test_what_a_constructor_wants_is_told_in_one_line(jaxmarl):
+    with pytest.raises(ValueError, match=r"^jaxmarl/Duel cannot be made: .*'policy'"):
+        make("jaxmarl/Duel", policy=1)
+
+
+def test_a_space_that_is_missing_after_a_colon_is_asked_for():
+    with pytest.raises(ValueError, match=r"a space is missing .* 'size: 20'"):
+        check_options({"size:20": None}, ["size"], environment="gymnax/DeepSea")
+
+
+def test_libraries_are_listed_once():
+    with pytest.raises(ValueError, match="library/name") as raised:
+        make("zz/x")
+    assert str(raised.value).count("jumanji") == 1
+
+
+def test_what_a_library_prints_as_it_is_imported_is_not_passed_on(
+    tmp_path, monkeypatch, capfd
+):
+    noise = "import sys\nsys.stdout = sys.__stdout__\nprint('Importing...')"
+    (tmp_path / "noisy.py").write_text(noise)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert library("noisy", extra="rl").__name__ == "noisy"
+    assert capfd.readouterr().out == ""

@@ -66,7 +66,16 @@ def test_advantages_are_the_sums_spelt_out(getkey):
     truncated = jax.random.bernoulli(getkey(), 0.3, (time, workers)) & ~terminated
     nothing = jnp.zeros((time, workers))
     steps = Step(
-        nothing, None, nothing, (), reward, nothing, terminated, truncated, nothing
+        nothing,
+        None,
+        nothing,
+        (),
+        reward,
+        nothing,
+        terminated,
+        truncated,
+        nothing,
+        void=jnp.zeros((time, workers), bool),
     )
     result = advantages(steps, values, following, discount=discount, trace=trace)
     for w in range(workers):
@@ -86,7 +95,9 @@ def test_advantages_are_the_sums_spelt_out(getkey):
 def test_what_is_seen_at_a_termination_counts_for_nothing_nan_or_not():
     ends, goes_on = jnp.array([[False], [True]]), jnp.zeros((2, 1), bool)
     nothing, reward = jnp.zeros((2, 1)), jnp.ones((2, 1))
-    steps = Step(nothing, None, nothing, (), reward, nothing, ends, goes_on, nothing)
+    steps = Step(
+        nothing, None, nothing, (), reward, nothing, ends, goes_on, nothing, goes_on
+    )
     following = jnp.array([[3.0], [jnp.nan]])
     result = advantages(steps, nothing, following, discount=0.5, trace=1.0)
     np.testing.assert_allclose(result[:, 0], [1 + 0.5 * 3 + 0.5 * 1, 1])

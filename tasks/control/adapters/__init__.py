@@ -45,12 +45,22 @@ def make(name: str, **options: Any) -> Environment:
         return cls(**options)
     library, _, rest = name.partition("/")
     if library not in ADAPTERS or not rest:
+        near = did_you_mean(library, ADAPTERS)
+        known = (
+            ""
+            if near.startswith(" It has")
+            else f" Libraries: {', '.join(sorted(ADAPTERS))}."
+        )
         raise UserError(
             f"Expected an environment as library/name or package.module:Class, got "
-            f"{name!r:.80}. Libraries: {', '.join(sorted(ADAPTERS))}."
-            f"{did_you_mean(library, ADAPTERS)}"
+            f"{name!r:.80}.{known}{near.replace('It has', 'Libraries')}"
         )
-    return _load(ADAPTERS[library])(rest, **options)
+    try:
+        return _load(ADAPTERS[library])(rest, **options)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} cannot be made: {error}") from error
 
 
 def _load(path: str) -> Any:

@@ -1,6 +1,7 @@
 """JaxMARL: cooperative teams, such as those of the multi-particle environments."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from eggroll import UserError
 from tasks.control.drawing import Image, Shape, capsule, scene
-from tasks.control.environment import Environment, check_name, library
+from tasks.control.environment import Environment, check_name, flatten, library
 from tasks.control.spaces import Box, Discrete, Space
 
 
@@ -48,19 +49,15 @@ def make(
     check_name(name, jaxmarl.registered_envs, library="jaxmarl")
     environment = jaxmarl.make(name, **options)
     agents = _side(name, list(environment.agents), side, opponent)
-    shapes = [environment.observation_space(agent).shape for agent in agents]
-    if any(len(shape) != 1 for shape in shapes):
-        raise UserError(
-            f"jaxmarl/{name} has observations of shape {shapes}; only teams that "
-            "observe vectors, as in MPE_*, are supported."
-        )
-    widest = max(shape[0] for shape in shapes)
+    # What is announced is not always so.
+    observations, _ = jax.eval_shape(environment.reset, jax.random.key(0))
+    sizes = [sum(map(_count, jax.tree.leaves(observations[name]))) for name in agents]
     # Its environments say `done` one step after `max_steps`.
     limit = step_limit or int(getattr(environment, "max_steps", 999)) + 1
     return JaxMARL(
         name=f"jaxmarl/{name}" + (f", {side} against {opponent}" if side else ""),
         action_space=_space([environment.action_space(agent) for agent in agents]),
-        observation_shape=(len(agents), widest + len(agents)),
+        observation_shape=(len(agents), max(sizes) + len(agents)),
         step_limit=limit,
         agents=len(agents),
         environment=environment,
@@ -93,10 +90,10 @@ def _side(
     if side not in named or opponent not in OPPONENTS:
         raise UserError(
             f"jaxmarl/{name} is a game of {_listed(hostile)} against "
-            f"{_listed(others)}: say in environment_options which side is trained and what the other one "
-            f"does, as in {{side: {kinds[others[0]]}, opponent: random}}; sides: "
-            f"{', '.join(named)}; opponents: {', '.join(OPPONENTS)}; got side={side}, "
-            f"opponent={opponent}"
+            f"{_listed(others)}: say in environment_options which side is trained and "
+            f"what the other one does, as in {{side: {kinds[others[0]]}, opponent: "
+            f"random}}; sides: {', '.join(named)}; opponents: {', '.join(OPPONENTS)}; "
+            f"got side={side}, opponent={opponent}"
         )
     return named[side]
 
@@ -109,12 +106,12 @@ def _listed(agents: list[str]) -> str:
 class JaxMARL(Environment):
     """A team whose reward is the mean of its members' rewards.
 
-    So that one network can serve all agents, their observations are padded with zeros
-    to the same width and followed by the agent's number, one-hot. An agent may take the
-    actions that the library says are available in a state (`get_avail_actions`), to it
-    and be it dead or alive, or else all it has, which may be fewer than another has. A
-    time limit of JaxMARL's own
-    counts as an end, as it does in JaxMARL.
+    So that one network can serve all agents, their observations are flattened, padded
+    with zeros to the same width and followed by the agent's number, one-hot. An agent
+    may take the actions that the library says are available to it in a state
+    (`get_avail_actions`), be it dead or alive, or else all it has, which may be fewer
+    than another has. A time limit of JaxMARL's own counts as an end, as it does in
+    JaxMARL.
 
     Attributes:
         team: names of the agents.
@@ -187,7 +184,7 @@ class JaxMARL(Environment):
 
     def _stack(self, observations: dict[str, Array]) -> Float[Array, "agents size"]:
         team, width = self.observation_shape
-        rows = [observations[name] for name in self.team]
+        rows = [flatten(observations[name]) for name in self.team]
         padded = [jnp.pad(row, (0, width - team - row.size)) for row in rows]
         return jnp.concatenate([jnp.stack(padded), jnp.eye(team)], axis=1)
 
@@ -213,6 +210,10 @@ def _available(environment: Any, state: Any) -> dict[str, Array] | None:
         return environment.get_avail_actions(state)
     except (AttributeError, NotImplementedError):
         return None
+
+
+def _count(leaf: Any) -> int:
+    return math.prod(leaf.shape)
 
 
 def _size(space: Any) -> int:

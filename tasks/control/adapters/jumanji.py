@@ -48,7 +48,8 @@ class Jumanji(Environment):
     Where several choices are masked jointly (such as a piece's turn and its place in
     Tetris), they are one choice among all combinations. The observation is a vector
     of all that is observed but the mask. Jumanji does not tell its own time limit from
-    an end: what ends at that very step is truncated.
+    an end: what ends at that very step is truncated. Where
+    there are several agents, one policy acts for all, for the sum of their rewards.
 
     Attributes:
         time_limit: Jumanji's own, if it has one.
@@ -73,12 +74,14 @@ class Jumanji(Environment):
         del key  # drawn from a key in the state
         if self.choices is not None:
             action = jnp.stack(jnp.unravel_index(action, self.choices))
+        elif isinstance(self.action_space, Box):
+            action = jnp.reshape(action, self.environment.action_spec.shape)
         inner, timestep = self.environment.step(state[0], action)
         seen = timestep.observation
         time, ended = state[2] + 1, timestep.last()
         if self.time_limit is not None:
             ended = ended & (time < self.time_limit)
-        return (inner, seen, time), _see(seen), timestep.reward, ended
+        return (inner, seen, time), _see(seen), jnp.sum(timestep.reward), ended
 
     def legal(self, state: Any) -> Bool[Array, "..."] | None:
         mask = getattr(state[1], "action_mask", None)
