@@ -26,7 +26,7 @@ MODES = {
     "paper": dict(noise="truncated", rounding="floor", weighting="sign"),
 }
 each_mode = pytest.mark.parametrize("mode", MODES)
-QUICK = ("default", "gaussian")
+QUICK = ("default",)
 KEY = jax.random.key(0)
 
 

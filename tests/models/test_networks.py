@@ -41,6 +41,7 @@ def test_conv_net_is_translation_equivariant_before_its_dense_layer(getkey):
     assert model(image).shape == (3,)
 
 
+@pytest.mark.slow
 def test_conv_net_maps_over_leading_axes_and_strides_shrink(getkey):
     model = ConvNet((7, 6, 1), 2, hidden=(4, 4, 8), strides=2, rngs=nnx.Rngs(0))
     x = jax.random.normal(getkey(), (2, 3, 7, 6, 1))

@@ -122,15 +122,14 @@ def test_paper_changes_noise_shifts_and_votes(folder, paper):
     assert task.network.rounding == strategy.rounding
 
 
+@pytest.mark.slow
 def test_the_published_program_moves_every_weight_at_first(folder):
     _, rows = steps(_config(16, folder, paper=True), 1)
     assert rows[0]["update/changed"] == 1
 
 
-ALL_DEVICES = pytest.param(dict(devices=8), marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("change", [ALL_DEVICES, dict(devices=2, chunk=6)])
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [dict(devices=8), dict(devices=2, chunk=6)])
 def test_devices_and_chunks_change_no_bit_of_a_run(folder, change):
     config = _config(16, folder)
     strategy = dataclasses.replace(config.strategy, chunk_size=change.get("chunk"))

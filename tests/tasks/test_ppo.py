@@ -199,6 +199,7 @@ def test_ppo_learns_to_aim(is_continuous, deterministic):
     assert state.task.count == 40 * 16 * 16
 
 
+@pytest.mark.slow
 def test_an_update_is_the_same_each_time():
     task = Control(environment=Aim(), hidden=(4,), ppo=SMALL)
     (first, _), (again, _) = run(task, 2), run(task, 2)

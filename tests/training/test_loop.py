@@ -191,6 +191,7 @@ def test_a_run_may_be_anchored_to_where_it_started(tmp_path):
     assert length == pytest.approx(step, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_may_follow_clipup(tmp_path):
     clipup = "optimizer={name: clipup, learning_rate: 0.05, momentum: 0.8}"
     _, outcome = train(config(tmp_path, "algorithm=eggroll", clipup, "generations=60"))
@@ -265,6 +266,7 @@ def test_a_run_in_bfloat16_keeps_float32_masters(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_of_leaves_that_rules_freeze_and_nothing_else_changes(
     tmp_path, monkeypatch
 ):

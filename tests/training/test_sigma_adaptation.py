@@ -32,7 +32,9 @@ def kill():
     [
         pytest.param(*CENTRED, id="with a centre", marks=pytest.mark.slow),
         pytest.param(*ON_THE_HOST, id="scored on the host", marks=pytest.mark.slow),
-        pytest.param("ScoredOutside", "eggroll", WIDE, id="with options"),
+        pytest.param(
+            "ScoredOutside", "eggroll", WIDE, id="with options", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(

@@ -117,7 +117,8 @@ def test_groups_have_prompts_of_their_own_and_are_centred(task):
     assert figures["reward"] == 3 / 8
 
 
-@pytest.mark.parametrize("sampled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sampled", [False, True])
 def test_a_step_is_the_same_whenever_it_is_made(checkpoint, sampled):
     sampling = {"temperature": 1.0, "completions": 2} if sampled else {}
     experiment = prepare(config(checkpoint, **sampling))
