@@ -26,8 +26,8 @@ from typing import Any
 from eggroll.evolution.costs import Rates, Shape, cheapest, of_update
 
 
-# Sustained rates of one device as their makers and users report them, not measured
-# here: bfloat16 operations, drawn values, bytes to neighbours, bytes to other hosts.
+# Rates of one device, assumed, not measured: bfloat16 operations, drawn values, bytes
+# to neighbours, bytes to other hosts.
 HARDWARE = {
     "8 H100, NVLink": (8, 8, Rates(400e12, 2e12, 300e9)),
     "8 GPUs, Ethernet": (8, 1, Rates(400e12, 2e12, 11e9, 11e9)),

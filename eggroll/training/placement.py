@@ -62,14 +62,9 @@ def placed(tree: PyTree, lies: PyTree) -> PyTree:
 
     def one(x: Any, sharding: NamedSharding) -> jax.Array:
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            words = np.asarray(jax.random.key_data(x))
-            wrap = jax.jit(
-                lambda words: jax.random.wrap_key_data(
-                    words, impl=jax.random.key_impl(x)
-                ),
-                out_shardings=sharding,
-            )
-            return wrap(words)
+            words, kind = np.asarray(jax.random.key_data(x)), jax.random.key_impl(x)
+            wrap = lambda words: jax.random.wrap_key_data(words, impl=kind)
+            return jax.jit(wrap, out_shardings=sharding)(words)
         if sharding.is_fully_addressable:
             return jax.device_put(x, sharding)
         whole = np.asarray(x)
@@ -81,10 +76,9 @@ def placed(tree: PyTree, lies: PyTree) -> PyTree:
 
 def settled(tree: PyTree, lies: PyTree) -> PyTree:
     """The same arrays where they are to lie, if a program has left them elsewhere."""
-    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(lies), strict=True)
-    if all(x.sharding.is_equivalent_to(sharding, x.ndim) for x, sharding in pairs):
-        return tree
-    return jax.jit(lambda tree: tree, out_shardings=lies)(tree)
+    is_there = lambda x, wanted: x.sharding.is_equivalent_to(wanted, x.ndim)
+    move = lambda x, wanted: x if is_there(x, wanted) else jax.device_put(x, wanted)
+    return jax.tree.map(move, tree, lies)
 
 
 def _divided(x: Any, sharding: Any) -> NamedSharding:

@@ -47,18 +47,17 @@ def cheapest(experiment: Experiment) -> tuple[str, str]:
     rates = Rates(*processes.by_first(lambda: list(timed)))
     found = costs.of_update(shape, rates)
     spelt = ", ".join(f"{k} {v:.2g}" for k, v in rates._asdict().items() if v)
-    return costs.cheapest(
-        found
-    ), f"{costs.in_words(found)} (measured: {spelt} a second)"
+    why = f"{costs.in_words(found)} (measured: {spelt} a second)"
+    return costs.cheapest(found), why
 
 
 def measured(mesh: Mesh) -> Rates:
     """Times a contraction, a draw and an all-reduce, each on all devices at once."""
     layout = Layout("w", (_WIDTH, _WIDTH), "float32", LowRank(), (), (0,), (1,))
     pairs, key = jnp.arange(_PAIRS), jax.random.key(0)
-    draw = lambda: noise.draw([layout], key, pairs, "rademacher")
+    draw = lambda key, pairs: noise.draw([layout], key, pairs, "rademacher")
     thin = jnp.ones((_PAIRS, _WIDTH))
-    product = lambda: jnp.einsum("pa,pb->ab", thin, thin)
+    product = lambda a, b: jnp.einsum("pa,pb->ab", a, b)
     numbers = jax.jit(
         lambda: jnp.zeros((mesh.shape[AXIS], _SENT)),
         out_shardings=NamedSharding(mesh, PartitionSpec(AXIS)),
@@ -72,14 +71,17 @@ def measured(mesh: Mesh) -> Rates:
     n = mesh.shape[AXIS]
     sent = 2 * 4 * _SENT * (n - 1) / n
     return Rates(
-        flops=2 * _PAIRS * _WIDTH**2 / _seconds(product),
-        values=_PAIRS * layout.values / _seconds(draw),
+        flops=2 * _PAIRS * _WIDTH**2 / _seconds(product, thin, thin),
+        values=_PAIRS * layout.values / _seconds(draw, key, pairs),
         links=sent / _seconds(functools.partial(total, 0), numbers),
     )
 
 
 def _seconds(function: Callable[..., Any], *args: Any) -> float:
-    """The least time that a compiled call takes, of a few."""
+    """The least time that a compiled call takes, of a few.
+
+    What is computed from are its arguments: of constants, a compiler would know it.
+    """
     run, times = jax.jit(function), []
     jax.block_until_ready(run(*args))
     for _ in range(5):
