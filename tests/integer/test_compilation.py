@@ -21,7 +21,9 @@ def test_where_xla_refuses_the_options_it_goes_the_usual_way(monkeypatch):
     with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
         jax.jit(twice, compiler_options=compilation.KEEPING)(1)
     compiled = compilation.jit(twice)
-    assert [int(compiled(x)) for x in (1, 2)] == [2, 4]
+    with pytest.warns(UserWarning, match="twice with its barriers kept.*no_such_opt"):
+        assert int(compiled(1)) == 2
+    assert int(compiled(2)) == 4  # and says it once
 
 
 def test_mistakes_of_the_function_come_up():
@@ -29,8 +31,8 @@ def test_mistakes_of_the_function_come_up():
         compilation.jit(lambda x: x + jnp.ones(3))(jnp.ones(2))
 
 
+@pytest.mark.filterwarnings("ignore:XLA does not compile")  # JAX 0.12 does not
 def test_a_loop_over_single_tokens_compiles():
-    # JAX 0.12 cannot compile this one with the barriers kept.
     model = Egg(1, 16)
     params = model.init(jax.random.key(0))
 
