@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from eggroll.evolution.costs import Rates, Shape, cheapest, of_update
 
@@ -77,18 +77,20 @@ def plan(parameters: float = 7e9, width: int = 4096, population: int = 2**20) ->
 def sizes() -> list[dict[str, Any]]:
     """What a step of each model takes on each mesh, each in a process of its own."""
     return [
-        _in_process("size", name, population * model, str(population), str(model))
+        _in_process("size", name, population * model, str(population), str(model), way)
         for name in MODELS
         for population, model in MESHES
+        for way in (("reduce", "scatter") if population > 1 else ("reduce",))
     ]
 
 
-def size(name: str, population: int, model: int) -> dict[str, Any]:
+def size(name: str, population: int, model: int, way: str) -> dict[str, Any]:
     """Lowers and compiles a step of a published model."""
     import jax
     import jax.numpy as jnp
 
     import eggroll
+    from eggroll.evolution import compilers
     from models.llm.partition import transformer
     from models.llm.published import PUBLISHED
     from models.llm.scoring import score
@@ -106,7 +108,12 @@ def size(name: str, population: int, model: int) -> dict[str, Any]:
     like = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
     params = jax.tree.map(like, params, lies)
     es = eggroll.EvolutionStrategy(
-        POPULATION, 0.01, mesh=mesh, partition=partition, chunk_size=CHUNK
+        POPULATION,
+        0.01,
+        mesh=mesh,
+        partition=partition,
+        chunk_size=CHUNK,
+        update=cast(Any, way),
     )
 
     def loss(params, tokens):
@@ -120,7 +127,8 @@ def size(name: str, population: int, model: int) -> dict[str, Any]:
     tokens = jax.ShapeDtypeStruct((1, TOKENS), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     start, cpu = time.perf_counter(), time.process_time()
-    run = jax.jit(step, out_shardings=lies, donate_argnums=0)
+    options = compilers.frugal()
+    run = jax.jit(step, out_shardings=lies, donate_argnums=0, compiler_options=options)
     compiled = run.lower(params, key, tokens).compile()
     memory: Any = compiled.memory_analysis()
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
@@ -128,6 +136,7 @@ def size(name: str, population: int, model: int) -> dict[str, Any]:
         "model": name,
         "parameters": count,
         "mesh": [population, model],
+        "update": way,
         "seconds": time.perf_counter() - start,
         "processor_seconds": time.process_time() - cpu,
         "arguments": memory.argument_size_in_bytes,
@@ -137,13 +146,16 @@ def size(name: str, population: int, model: int) -> dict[str, Any]:
 
 
 def table_of_sizes(rows: Sequence[dict[str, Any]]) -> str:
-    head = "| model | mesh | compiled in | parameters | temporaries, a device |"
-    lines = [head, "|---|---|---|---|---|"]
+    head = (
+        "| model | mesh | update | compiled in | parameters | temporaries, a device |"
+    )
+    lines = [head, "|---|---|---|---|---|---|"]
     for row in rows:
         mesh = "×".join(map(str, row["mesh"]))
         gib = lambda name, row=row: f"{row[name] / 2**30:.2f} GiB"
         seconds = f"{row['processor_seconds']:.0f} s of a processor"
-        cells = [row["model"], mesh, seconds, gib("arguments"), gib("temporaries")]
+        cells = [row["model"], mesh, row["update"], seconds]
+        cells += [gib("arguments"), gib("temporaries")]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -210,10 +222,10 @@ def _exponent(rows: Sequence[dict[str, Any]]) -> float:
     return above / sum((a - mx) ** 2 for a in x)
 
 
-def _in_process(what: str, name: str, devices: int, *numbers: str) -> dict[str, Any]:
+def _in_process(what: str, name: str, devices: int, *case: str) -> dict[str, Any]:
     """One case, in a process that has so many simulated devices."""
     flags = f"--xla_force_host_platform_device_count={devices}"
-    command = [sys.executable, "-m", "benchmarks.scaling", what, name, *numbers]
+    command = [sys.executable, "-m", "benchmarks.scaling", what, name, *case]
     env = os.environ | {"XLA_FLAGS": flags}
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
     row = json.loads(done.stdout.splitlines()[-1])
@@ -230,7 +242,8 @@ def main() -> None:
     if options.what in ("size", "step"):
         name, *numbers = options.case
         run = size if options.what == "size" else step
-        print(json.dumps(run(name, *map(int, numbers))))
+        values: Any = [int(x) if x.isdigit() else x for x in numbers]
+        print(json.dumps(run(name, *values)))
         return
     if options.what == "plan":
         print(plan())

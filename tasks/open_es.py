@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from eggroll import Task, UserError
 from eggroll.config import Config
+from eggroll.evolution import compilers
 from eggroll.evolution.chunks import map_chunks
 from eggroll.evolution.members import rows_of_members
 from eggroll.training import (
@@ -55,7 +56,9 @@ def algorithm(task: Task, config: Config) -> Algorithm:
     _check(config)
     learner = _Learner(task, config)
     members = config.strategy.population
-    return Algorithm(learner.init, jax.jit(learner.step), members, trial=learner.step)
+    return Algorithm(
+        learner.init, compilers.jit(learner.step), members, trial=learner.step
+    )
 
 
 class _Learner:

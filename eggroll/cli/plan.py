@@ -2,10 +2,9 @@
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 from jaxtyping import PyTree
@@ -36,6 +35,7 @@ def info(config: str, overrides: Sequence[tuple[str, str]], say: Say) -> int:
     say(f"{sum(leaf.size for leaf in leaves):,} parameters in {len(leaves)} arrays")
     if experiment.algorithm.strategy is not None:
         _tell_population(experiment, experiment.algorithm.strategy, say)
+    _tell_memory(experiment, say)
     return 0
 
 
@@ -51,7 +51,7 @@ def _tell_population(
     experiment: Experiment, strategy: EvolutionStrategy, say: Say
 ) -> None:
     """Says how each parameter is perturbed, and what that takes of each device."""
-    config, task, algorithm = experiment
+    config, task, _ = experiment
     precise = functools.partial(instantiate.precise, config)
     params = jax.eval_shape(precise, task.params_like())
     found = _coverage(experiment, strategy, params)
@@ -67,14 +67,14 @@ def _tell_population(
         f"{chunk:,} on each: at most {_size(found.bytes_per_member)} a member, "
         f"{_size(budget)} a device"
     )
-    kept = jax.eval_shape(algorithm.init, params)
-    layouts = [leaf.layout for leaf in found.leaves]
-    evolving = sum(4 * math.prod(x.shape) for x in layouts if not x.is_frozen)
+
+
+def _tell_memory(experiment: Experiment, say: Say) -> None:
+    found = training.memory(experiment)
     say(
-        f"of each device: parameters {_size(_bytes(params))}, optimiser "
-        f"{_size(_bytes(kept))}; while members are evaluated, "
-        f"{_size(chunk * found.bytes_per_member)} beside them; while weights are "
-        f"updated, {_size(evolving)} of gradients"
+        f"a step takes about {_size(found.peak)} of each device: "
+        f"{_size(found.arguments)} of arguments (parameters, optimiser, data), "
+        f"{_size(found.results)} of results, {_size(found.temporaries)} between them"
     )
 
 
@@ -97,10 +97,6 @@ def _abstractly(function: Callable[[PyTree], T], like: PyTree) -> T:
     found = []
     jax.eval_shape(lambda arrays: found.append(function(arrays)), like)
     return found[0]
-
-
-def _bytes(tree: Any) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _size(count: float) -> str:

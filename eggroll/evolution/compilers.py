@@ -1,4 +1,6 @@
-"""The compilers that are known to compute wrongly, and a warning for who has one.
+"""What is to be known of compilers: their faults, and an option worth setting.
+
+Some are known to compute wrongly; who has one is warned.
 
 The library's dependencies exclude them, which does not help an environment that was
 made without asking them. docs/compilers.md tells more; its canaries, in
@@ -9,6 +11,8 @@ import dataclasses
 import functools
 import os
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jaxlib
@@ -60,6 +64,23 @@ FAULTS = (
         flag="--xla_cpu_experimental_ynn_fusion_type",
     ),
 )
+
+
+def frugal() -> dict[str, Any]:
+    """Options of compilation with which programs take less memory, at the same speed.
+
+    XLA's CPU backend orders what has no order so that much can run at once, and keeps
+    much at once: two to three times the temporary arrays where all leaves of a model
+    are updated. Asked to, it orders as other backends do, with the same results.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+def jit(function: Callable) -> Any:
+    """Compiles the step of a run, like `jax.jit` but with `frugal` options."""
+    return jax.jit(function, compiler_options=frugal())
 
 
 @functools.cache  # one look a process, one warning

@@ -14,6 +14,8 @@ from typing import Any
 
 import jax
 
+from eggroll.evolution import compilers
+
 
 KEEPING: dict[str, Any] = {
     "xla_disable_hlo_passes": "cse_barrier_expander,tree_reduction_rewriter"
@@ -26,10 +28,11 @@ def jit(function: Callable) -> Callable:
     Warns:
         UserWarning: it cannot.
     """
-    usual = jax.jit(function)
+    frugal = compilers.frugal()
+    usual = jax.jit(function, compiler_options=frugal)
     if jax.default_backend() != "cpu":
         return usual
-    keeping = jax.jit(function, compiler_options=KEEPING)
+    keeping = jax.jit(function, compiler_options=frugal | KEEPING)
     failed = False
 
     @functools.wraps(function)

@@ -115,7 +115,7 @@ def has_ordered_effects(closed: ClosedJaxpr) -> bool:
 
 
 def close(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
-    """Returns a jaxpr with its constants, whichever form an equation keeps it in."""
+    """A jaxpr with its constants, whichever form an equation keeps it in."""
     return jaxpr if isinstance(jaxpr, ClosedJaxpr) else ClosedJaxpr(jaxpr, ())
 
 
@@ -159,7 +159,7 @@ def rebind(eqn: JaxprEqn, operands: Sequence[Any], **changed: Any) -> list[Any]:
     bound = eqn.primitive.get_bind_params({**given, **changed})
     subfunctions, params = bound if isinstance(bound, tuple) else ((), bound)
     out = eqn.primitive.bind(*subfunctions, *operands, **params)
-    return list(out) if eqn.primitive.multiple_results else [out]
+    return [*out] if eqn.primitive.multiple_results else [out]
 
 
 def is_ours(eqn: JaxprEqn) -> bool:
@@ -250,6 +250,12 @@ def shard_map_parts(eqn: JaxprEqn) -> ShardMap:
     return ShardMap(body, params["in_specs"], params["out_specs"], options)
 
 
+def functions(eqn: JaxprEqn) -> list[ClosedJaxpr]:
+    """All functions that an equation holds, whatever for."""
+    found = jax.tree.leaves([*eqn.params.values()])
+    return [close(x) for x in found if isinstance(x, (Jaxpr, ClosedJaxpr))]
+
+
 def is_literal(atom: Any) -> bool:
     """Whether an operand of an equation is a constant written into the jaxpr."""
     return isinstance(atom, Literal)
@@ -267,7 +273,12 @@ def result_dtype(eqn: JaxprEqn) -> Any:
 
 def result_shape(eqn: JaxprEqn) -> tuple[int, ...]:
     """The shape of an equation's only result."""
-    return getattr(eqn.outvars[0].aval, "shape")  # noqa: B009
+    return shape_of(eqn.outvars[0])
+
+
+def shape_of(atom: Any) -> tuple[int, ...]:
+    """The shape of an operand or a result."""
+    return atom.aval.shape
 
 
 def forwarded(jaxpr: Jaxpr) -> list[int | None]:

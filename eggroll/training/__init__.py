@@ -3,7 +3,13 @@
 from eggroll.training import diagnostics, instantiate
 from eggroll.training.algorithms import Algorithm, evolution, find
 from eggroll.training.budget import Outcome, Progress, Stop
-from eggroll.training.experiment import Experiment, initial_state, prepare, validated
+from eggroll.training.experiment import (
+    Experiment,
+    initial_state,
+    memory,
+    prepare,
+    validated,
+)
 from eggroll.training.halves import Evolution, Metrics
 from eggroll.training.integer import Stepping, integer_algorithm
 from eggroll.training.loop import train
@@ -30,6 +36,7 @@ __all__ = [
     "instantiate",
     "integer_algorithm",
     "key_for",
+    "memory",
     "prepare",
     "train",
     "validated",

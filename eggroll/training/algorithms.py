@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray, PyTree
 from eggroll.config.coercion import unknown
 from eggroll.config.schema import Config
 from eggroll.errors import UserError
-from eggroll.evolution import shaping
+from eggroll.evolution import compilers, shaping
 from eggroll.evolution.estimate import narrowed
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.leaves import filled
@@ -41,7 +41,8 @@ class Algorithm(NamedTuple):
             members that count for nothing, because they or their partners failed.
         members: Evaluations a step, each with its carry; 0: one for each row of the
             data.
-        trial: The part of `step` that can be traced before a run, to find mistakes.
+        trial: A `step` that can be traced before a run, to find mistakes; what is
+            computed outside JAX is left out.
         validate: `(state, key) -> metrics`, the headline one first, for what is learnt
             that is not the parameters; None: what the task says of these.
         strategy: That draws the members; None where they cannot be drawn again.
@@ -108,14 +109,13 @@ def backprop(task: Task, config: Config) -> Algorithm:
         fitness, carry, aux = evaluate(params, data, state.carry, keys)
         return -jnp.mean(fitness), (fitness, carry, aux)
 
-    @jax.jit
     def step(state: State, data: PyTree) -> tuple[State, Metrics]:
         gradient = jax.grad(loss, has_aux=True)
         grads, (fitness, carry, aux) = gradient(state.params, state, data)
         metrics = diagnostics.of_population(fitness, aux)
         return _update(task, optimizer, state, grads, carry, aux, metrics)
 
-    return Algorithm(optimizer.init, step, members=0, trial=step)
+    return Algorithm(optimizer.init, compilers.jit(step), members=0, trial=step)
 
 
 def evolution(task: Task, config: Config, *, rank: int | None) -> Evolution:
@@ -210,17 +210,16 @@ def _evolution(task: Task, config: Config, *, rank: int | None) -> Algorithm:
     is_shared = not jax.tree.leaves(task.data_axes)
     has_centre = rule is not None and rule.uses_centre and is_shared
 
-    @jax.jit
     def step(state: State, data: PyTree) -> tuple[State, Metrics]:
         (fitness, carry, aux), generation = ask(state, data)
         centre = _centre(task, state, data) if has_centre else None
         return learn(state, generation, fitness, carry, aux, centre)
 
     members = config.strategy.population
-    if task.score is None:
-        return Algorithm(init, step, members, trial=step, strategy=strategy)
-    scored = _scored_on_host(task, jax.jit(ask), learn)
-    return Algorithm(init, scored, members, trial=ask, strategy=strategy)
+    whole = compilers.jit(step)
+    if task.score is not None:
+        whole = _scored_on_host(task, compilers.jit(ask), learn)
+    return Algorithm(init, whole, members, trial=step, strategy=strategy)
 
 
 def _centre(task: Task, state: State, data: PyTree) -> Float[Array, ""]:

@@ -1,6 +1,7 @@
 """A run's settings turned into what is needed to train or evaluate it."""
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from eggroll.config.schema import Config
+from eggroll.evolution.buffers import bytes_of
+from eggroll.evolution.footprint import Footprint, footprint
 from eggroll.runs import metrics
 from eggroll.task.check import check_evaluation, first_batch, numbers, validate
 from eggroll.task.protocol import Task, rows
@@ -75,6 +78,27 @@ def placements(experiment: Experiment) -> Any:
         functools.partial(_state, experiment), experiment.task.params_like()
     )
     return placement.of_state(experiment.config, like, experiment.algorithm.members)
+
+
+def memory(experiment: Experiment) -> Footprint:
+    """What a step takes of each device, told from its trace.
+
+    What is divided among devices along other axes than the population's counts whole,
+    if it is computed in between.
+    """
+    like = jax.eval_shape(
+        functools.partial(_state, experiment), experiment.task.params_like()
+    )
+    traced = jax.make_jaxpr(experiment.algorithm.trial)
+    found = footprint(traced(like, experiment.task.batch_like()))
+    lies = jax.tree.leaves(placements(experiment))
+    arrays = zip(jax.tree.leaves(like), lies, strict=True)
+    whole = sum(map(bytes_of, jax.tree.leaves(like)))
+    part = lambda x, lie: math.prod(lie.shard_shape(x.shape)) * x.dtype.itemsize
+    here = sum(part(x, lie) for x, lie in arrays)
+    return found._replace(
+        arguments=found.arguments - whole + here, results=found.results - whole + here
+    )
 
 
 def _state(experiment: Experiment, params: PyTree) -> State:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from eggroll import UserError
 from eggroll.config import Config
+from eggroll.evolution import compilers
 from eggroll.training import (
     Algorithm,
     Metrics,
@@ -105,7 +106,7 @@ def algorithm(task: PolicyTask, config: Config) -> Algorithm:
             "'openes' for teams and recurrent networks"
         )
     learner = _Learner(task, config)
-    return Algorithm(learner.init, jax.jit(learner.step), 1, trial=learner.step)
+    return Algorithm(learner.init, compilers.jit(learner.step), 1, trial=learner.step)
 
 
 class _Learner:

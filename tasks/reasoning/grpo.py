@@ -29,6 +29,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from eggroll import UserError
 from eggroll.config import Bounds, Config, Count, NonNegative, check_bounds
+from eggroll.evolution import compilers
 from eggroll.training import Algorithm, Metrics, Purpose, State, instantiate, key_for
 from models.llm.generation import Completions
 from models.llm.interface import LanguageModel
@@ -129,7 +130,8 @@ def algorithm(task: Sampled, config: Config) -> Algorithm:
             f"completions = {rows}, got {task.groups} and {parts}"
         )
     optimizer = instantiate.optimizer(config, instantiate.rules(config.strategy.rules))
-    learn = jax.jit(functools.partial(_learn, task, optimizer))
+    follow = functools.partial(_learn, task, optimizer)
+    learn = compilers.jit(follow)
 
     def init(params: PyTree) -> Kept:
         start = jax.tree.map(jnp.copy, params) if task.grpo.divergence else None
@@ -146,7 +148,11 @@ def algorithm(task: Sampled, config: Config) -> Algorithm:
         state, metrics = learn(state, data, done, worth[0].astype("float32"))
         return state, metrics | figures
 
-    return Algorithm(init, step, rows, trial=sample)
+    def trial(state: State, data: Any) -> tuple[State, Metrics]:
+        worth = jnp.zeros((task.prompts, task.completions))
+        return follow(state, data, sample(state, data), worth)
+
+    return Algorithm(init, step, rows, trial=trial)
 
 
 def advantages(

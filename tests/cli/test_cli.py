@@ -79,6 +79,7 @@ def test_info_tells_what_would_run_and_leaves_nothing(
     assert "Fits a linear map" in said
     assert "8 parameters in 2 arrays" in said
     assert ("at once" in said) == (algorithm != "backprop")
+    assert re.search(r"a step takes about \d.* of each device: \d", said)
     assert not (tmp_path / "runs").exists()
 
 
