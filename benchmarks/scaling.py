@@ -146,9 +146,7 @@ def size(name: str, population: int, model: int, way: str) -> dict[str, Any]:
 
 
 def table_of_sizes(rows: Sequence[dict[str, Any]]) -> str:
-    head = (
-        "| model | mesh | update | compiled in | parameters | temporaries, a device |"
-    )
+    head = "| model | mesh | update | compiled in | parameters | temporaries, each |"
     lines = [head, "|---|---|---|---|---|---|"]
     for row in rows:
         mesh = "×".join(map(str, row["mesh"]))

@@ -2,7 +2,7 @@
 
 Each agrees with itself on parameters that are written out, and coverage says what it
 should. A package that is not installed is passed over: `pip install penzai flowjax
-distrax`.
+distrax` (distrax does not load with JAX 0.12).
 """
 
 import equinox as eqx
@@ -100,3 +100,16 @@ def test_a_mixture_of_distrax_in_a_module_of_haiku():
     model = hk.without_apply_rng(hk.transform(log_prob))
     report = agree(model.apply, model.init(KEY, POINTS), POINTS, tolerance=1e-4)
     assert low_rank(report) == [f"linear{i}/w" for i in ("", "_1", "_2")]
+
+
+def test_a_mobile_network_of_haiku():
+    def predict(images):
+        net = hk.nets.MobileNetV1((1, 2), (8, 12), num_classes=5, use_bn=False)
+        return net(images, is_training=False)
+
+    model = hk.without_apply_rng(hk.transform(predict))
+    images = jax.random.normal(KEY, (2, 12, 12, 3))
+    report = agree(model.apply, model.init(KEY, images), images, tolerance=1e-4)
+    matrices = [path for path in low_rank(report) if "depthwise" not in path]
+    assert len(matrices) == 1 + 2 + 1  # the first, a pointwise one a block, the head
+    assert report.demoted == ()
