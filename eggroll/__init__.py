@@ -6,7 +6,7 @@ optimiser of optax; `IntegerStrategy` evolves integers. `perturbed` is beneath b
 """
 
 from eggroll.errors import UserError
-from eggroll.evolution import adaptation, shaping
+from eggroll.evolution import adaptation, packing, shaping
 from eggroll.evolution.anchored import anchored
 from eggroll.evolution.clipup import clipup
 from eggroll.evolution.factors import Factors
@@ -56,6 +56,7 @@ __all__ = [
     "low_rank",
     "memoryless",
     "minimise",
+    "packing",
     "partition_of",
     "perturbed",
     "population_mesh",

@@ -105,7 +105,7 @@ def test_a_face_has_what_it_promises_and_fits_a_screen(name):
     face = importlib.import_module(name)
     promised = getattr(face, "__all__", ())
     assert [one for one in promised if not hasattr(face, one)] == []
-    assert len(Path(str(face.__file__)).read_text().splitlines()) <= 72
+    assert len(Path(str(face.__file__)).read_text().splitlines()) <= 74
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no checkout")
