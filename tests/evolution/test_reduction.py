@@ -14,7 +14,7 @@ from flax import linen, nnx
 from jax.sharding import AxisType, PartitionSpec as P
 
 import eggroll
-from eggroll.evolution import reduction
+from eggroll.evolution import reduction, sharding
 
 
 KEY = jax.random.key(0)
@@ -132,6 +132,23 @@ def test_noise_and_weights_stay_where_they_are(way, model):
     for one in collectives.sent(ran(way, model).hlo):
         assert not one.types & {"s8", "u8", "s32", "u32"}, "noise was moved"
         assert one.kind != "all-gather" or one.elements < WIDTH, "a weight was gathered"
+
+
+def test_a_device_draws_and_evaluates_its_own_members_alone(monkeypatch):
+    def flops(devices: int) -> float:
+        spread = eggroll.population_mesh(jax.devices()[:devices])
+        es = eggroll.EvolutionStrategy(512, 0.1, mesh=spread)
+        ask = lambda w: es.ask(lambda w: jnp.tanh(jnp.tanh(w).sum(0)))(w, KEY)
+        compiled = quick.jit(ask).lower(jnp.ones((4, 32))).compile()
+        costs: Any = compiled.cost_analysis()
+        return costs["flops"]
+
+    share = flops(8) / flops(1)
+    assert share == pytest.approx(1 / 8, rel=0.1)
+    usual, whole = sharding.spread, P()
+    replicated = functools.partial(usual, rows=whole, results=whole)
+    monkeypatch.setattr(sharding, "spread", replicated)
+    assert flops(8) / flops(1) > 0.9  # as it would be seen if all did all
 
 
 def test_members_are_summed_once_unless_they_are_replayed():
