@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import warnings
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,11 @@ PLANE, SPHERE, ROUND = 0, 2, (2, 3, 5)  # of MuJoCo's kinds; 3: capsule, 5: cyli
 COLOURS = (GREEN, INK, ORANGE, BLUE)
 
 
+def names() -> Collection[str]:
+    """The environments that there are."""
+    return library("brax.envs", extra="rl-brax")._envs
+
+
 def make(
     name: str, *, backend: str = "spring", step_limit: int = 1000, **options: Any
 ) -> "Brax":
@@ -40,7 +47,9 @@ def make(
     """
     envs = library("brax.envs", extra="rl-brax")
     check_name(name, envs._envs, library="brax")
-    environment = envs.get_environment(name, backend=backend, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a paragraph on who maintains Brax
+        environment = envs.get_environment(name, backend=backend, **options)
     return Brax(
         name=f"brax/{name}",
         action_space=Box.of(-1, 1, size=environment.action_size),
