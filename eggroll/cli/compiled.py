@@ -1,7 +1,7 @@
 """What was compiled once is kept for the next command, in the user's cache directory.
 
-Of commands alone: who imports `eggroll` decides for themselves. JAX's own settings
-(`JAX_COMPILATION_CACHE_DIR`, `JAX_ENABLE_COMPILATION_CACHE`) come first.
+Of commands alone: who imports `eggroll` decides for themselves. JAX's own settings come
+first: `JAX_COMPILATION_CACHE_DIR`, and `JAX_ENABLE_COMPILATION_CACHE=0` for none.
 """
 
 import contextlib
@@ -11,8 +11,7 @@ import platform
 from pathlib import Path
 
 
-VARIABLE = "EGGROLL_CACHE"  # a directory, or one of OFF
-OFF = ("off", "no", "false", "0")
+VARIABLE = "EGGROLL_CACHE"  # in place of `eggroll` in the user's cache directory
 LARGEST = 2**30  # bytes, after each command's start
 LEVEL, JAX_LEVEL = "TF_CPP_MIN_LOG_LEVEL", "1"  # what JAX sets if nobody has
 SHORTEST = 0.1  # seconds that compiling takes of what is worth keeping
@@ -30,11 +29,11 @@ def keep(largest: int = LARGEST) -> Path | None:
     """
     import jax
 
-    given = os.environ.get(VARIABLE, "")
     known = jax.config.jax_compilation_cache_dir  # pyright: ignore
-    if given.lower() in OFF or known is not None:
+    is_wanted = jax.config.jax_enable_compilation_cache  # pyright: ignore
+    if known is not None or not is_wanted:
         return None
-    path = (Path(given) if given else _usual()) / _machine()
+    path = _base() / "compiled" / _machine()
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not os.access(path, os.W_OK):
@@ -63,9 +62,11 @@ def _calm() -> None:
         utils.absl_set_min_log_level(3)
 
 
-def _usual() -> Path:
+def _base() -> Path:
+    if given := os.environ.get(VARIABLE):
+        return Path(given)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "eggroll" / "compiled"
+    return Path(base) / "eggroll"
 
 
 def _machine() -> str:

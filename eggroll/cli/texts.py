@@ -11,8 +11,8 @@ Face's, a GGUF file, or an RWKV-7. It has options of its own:
     eggroll sample --model FILE_OR_DIR --help
 """
 CACHE_HELP = """\
-What a command compiles is kept for the next one, in ~/.cache/eggroll (XDG_CACHE_HOME),
-at most 1 GiB. EGGROLL_CACHE=DIR keeps it elsewhere, EGGROLL_CACHE=off keeps nothing.
+What a command compiles is kept for the next one, in ~/.cache/eggroll/compiled, at most
+1 GiB. EGGROLL_CACHE=DIR keeps it elsewhere, JAX_ENABLE_COMPILATION_CACHE=0 nowhere.
 """
 COMPLETION_HELP = """\
 For bash, once for all:

@@ -54,15 +54,20 @@ def test_compiled_programs_are_kept_in_the_users_cache(uncached):
     assert path.stat().st_mode & 0o077 == 0
 
 
-def test_the_variable_says_where_or_that_nothing_is_kept(uncached, monkeypatch):
-    monkeypatch.setenv(compiled.VARIABLE, "off")
-    assert compiled.keep() is None
-    assert jax.config.jax_compilation_cache_dir is None
-    assert list(uncached.iterdir()) == []
+def test_a_variable_says_where_instead(uncached, monkeypatch):
     monkeypatch.setenv(compiled.VARIABLE, str(uncached / "else"))
     path = compiled.keep()
     assert path is not None
-    assert path.parent == uncached / "else"
+    assert path.parent == uncached / "else" / "compiled"
+
+
+def test_nothing_is_kept_where_jax_is_to_keep_nothing(uncached):
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        assert compiled.keep() is None
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+    assert list(uncached.iterdir()) == []
 
 
 def test_what_jax_was_told_comes_first(uncached):
