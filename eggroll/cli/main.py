@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import eggroll
-from eggroll.cli import compiled, completion, distributed, speaker
+from eggroll.cli import advice, compiled, completion, distributed, speaker
 from eggroll.cli.saying import say
 from eggroll.cli.texts import CACHE_HELP, SETTINGS_HELP, SPEAKER_HELP
 from eggroll.errors import UserError
@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _describe_training(command)
     _describe_looking(command)
+    advice.describe(command)
     completion.describe(command, parser, tuple(OWN_OPTIONS))
     return parser
 

@@ -16,6 +16,7 @@ from eggroll.runs.directory import (
     ignore_in_git,
     load,
     may_change,
+    settings_of,
     versions,
 )
 from eggroll.runs.lock import sitting
@@ -40,6 +41,7 @@ __all__ = [
     "may_change",
     "metrics",
     "outline",
+    "settings_of",
     "sitting",
     "tensors",
     "versions",
