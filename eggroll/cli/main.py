@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import eggroll
-from eggroll.cli import advice, compiled, completion, distributed, speaker
+from eggroll.cli import advice, compiled, completion, distributed, probing, speaker
 from eggroll.cli.saying import say
 from eggroll.cli.texts import CACHE_HELP, SETTINGS_HELP, SPEAKER_HELP
 from eggroll.errors import UserError
@@ -25,6 +25,7 @@ Overrides = list[tuple[str, str]]
 OWN_OPTIONS = {
     "train": ("help", "resume", "trust", *distributed.OPTIONS),
     "info": ("help",),
+    "probe": probing.OPTIONS,
     "sweep": ("help", "trials", "seeds"),
     "check-reward": ("help",),
 }
@@ -106,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     _describe_training(command)
     _describe_looking(command)
     advice.describe(command)
+    probing.describe(command)
     completion.describe(command, parser, tuple(OWN_OPTIONS))
     return parser
 
