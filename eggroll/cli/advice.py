@@ -30,6 +30,12 @@ def describe(command: Callable[..., argparse.ArgumentParser]) -> None:
     doctor = command("doctor", _doctor, "say what ails a run, and what to try")
     doctor.add_argument("directory", metavar="RUN")
 
+    report = command("report", _report, "write a run into one HTML file")
+    report.add_argument("directory", metavar="RUN")
+    report.add_argument("--output", type=Path, help="RUN/report.html")
+    about = "run the code that a RUN of somebody else names, for its coverage"
+    report.add_argument("--trust", action="store_true", help=about)
+
 
 def _doctor(options: argparse.Namespace, _: Any) -> int:
     from eggroll import runs
@@ -54,6 +60,14 @@ def _doctor(options: argparse.Namespace, _: Any) -> int:
     if not found:
         say("nothing is known to be wrong")
     return 1 if found else 0
+
+
+def _report(options: argparse.Namespace, _: Any) -> int:
+    from eggroll.cli import report
+
+    path = report.write(Path(options.directory), options.output, options.trust)
+    say(str(path))
+    return 0
 
 
 def signs(case: Any) -> dict[str, str]:

@@ -75,10 +75,8 @@ def _tell_population(
     experiment: Experiment, strategy: EvolutionStrategy, say: Say
 ) -> None:
     """Says how each parameter is perturbed, and what that takes of each device."""
-    config, task, algorithm = experiment
-    precise = functools.partial(instantiate.precise, config)
-    params = jax.eval_shape(precise, task.params_like())
-    found = _coverage(experiment, strategy, params)
+    config, _, algorithm = experiment
+    params, found = _params(experiment), coverage_of(experiment)
     say(f"\n{found}\n")
     mesh = instantiate.mesh(config)
     members, budget = strategy.population // mesh.size, memory.budget()
@@ -102,9 +100,16 @@ def _tell_population(
     )
 
 
-def _coverage(
-    experiment: Experiment, strategy: EvolutionStrategy, params: PyTree
-) -> Coverage:
+def _params(experiment: Experiment) -> PyTree:
+    """The shapes and types of the parameters, as the run has them."""
+    precise = functools.partial(instantiate.precise, experiment.config)
+    return jax.eval_shape(precise, experiment.task.params_like())
+
+
+def coverage_of(experiment: Experiment) -> Coverage:
+    """How each parameter is perturbed, by an algorithm that draws members."""
+    strategy, params = experiment.algorithm.strategy, _params(experiment)
+    assert strategy is not None
     task = experiment.task
     axes = task.data_axes, 0
     given = task.batch_like(), task.initial_carry(strategy.population)
