@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import eggroll
-from eggroll.cli import advice, compiled, completion, distributed, probing, speaker
+from eggroll.cli import (
+    advice,
+    compiled,
+    completion,
+    distributed,
+    probing,
+    speaker,
+    troubles,
+)
 from eggroll.cli.saying import say
 from eggroll.cli.texts import CACHE_HELP, SETTINGS_HELP, SPEAKER_HELP
 from eggroll.errors import UserError
@@ -47,8 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.words = words
         compiled.keep()
         return options.run(options, overrides)
-    except (UserError, OSError) as error:
+    except UserError as error:
         return _refuse(str(error))
+    except OSError as error:
+        return _refuse(troubles.in_words(error))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRA:
