@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Collection
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
@@ -50,10 +51,12 @@ def make(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a paragraph on who maintains Brax
         environment = envs.get_environment(name, backend=backend, **options)
+    # Brax's own `observation_size` computes a reset, operation by operation.
+    start = jax.eval_shape(environment.reset, jax.random.key(0))
     return Brax(
         name=f"brax/{name}",
         action_space=Box.of(-1, 1, size=environment.action_size),
-        observation_shape=(environment.observation_size,),
+        observation_shape=start.obs.shape,
         step_limit=step_limit,
         environment=environment,
     )
