@@ -12,8 +12,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eggroll.cli import distributed
+import eggroll
+from eggroll.cli import (
+    advice,
+    compiled,
+    completion,
+    distributed,
+    probing,
+    speaker,
+    troubles,
+)
 from eggroll.cli.saying import say
+from eggroll.cli.texts import CACHE_HELP, SETTINGS_HELP, SPEAKER_HELP
 from eggroll.errors import UserError
 
 
@@ -23,23 +33,12 @@ Overrides = list[tuple[str, str]]
 OWN_OPTIONS = {
     "train": ("help", "resume", "trust", *distributed.OPTIONS),
     "info": ("help",),
+    "probe": probing.OPTIONS,
     "sweep": ("help", "trials", "seeds"),
     "check-reward": ("help",),
 }
 # What the extra `cli` brings, by the names under which it is imported.
 EXTRA = ("PIL", "matplotlib", "orbax", "tqdm", "yaml")
-# What `sample --model ...` hands its arguments to: nothing here knows what it does.
-SPEAKER = "models.llm.speak:main"
-SETTINGS_HELP = """\
-Every setting of the file can be given here too, by its last name, or dotted where that
-is not unique: --population 8192 --sigma 0.1 --optimizer sgd --optimizer.b1 0.95
-`eggroll info CONFIG` lists them all.
-"""
-SPEAKER_HELP = """\
-With --model, a checkpoint of a language model answers instead: a directory as Hugging
-Face's, a GGUF file, or an RWKV-7. It has options of its own:
-    eggroll sample --model FILE_OR_DIR --help
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,14 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The tasks and models of a clone are found although only `eggroll` is installed.
     sys.path.insert(0, str(Path.cwd()))
     try:
-        if _is_for_speaker(arguments):
-            return _speak(arguments[1:])
+        if speaker.is_for_it(arguments):
+            compiled.keep()
+            return speaker.speak(arguments[1:])
         words, (arguments, overrides) = arguments, _split(arguments)
-        options = _parser().parse_args(arguments)
+        options = _parser().parse_args(arguments or ["--help"])
         options.words = words
+        compiled.keep()
         return options.run(options, overrides)
-    except (UserError, OSError) as error:
+    except UserError as error:
         return _refuse(str(error))
+    except OSError as error:
+        return _refuse(troubles.in_words(error))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRA:
@@ -69,11 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _refuse(reason: str) -> int:
     print(f"eggroll: {reason}", file=sys.stderr)
     return 2
-
-
-def _is_for_speaker(arguments: list[str]) -> bool:
-    names = [word.partition("=")[0] for word in arguments]
-    return names[:1] == ["sample"] and "--model" in names
 
 
 def _split(arguments: list[str]) -> tuple[list[str], Overrides]:
@@ -95,8 +93,13 @@ def _split(arguments: list[str]) -> tuple[list[str], Overrides]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="eggroll", description="Evolution strategies for any JAX model."
+        prog="eggroll",
+        description="Evolution strategies for any JAX model.",
+        epilog=CACHE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    version = f"%(prog)s {eggroll.__version__}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name, run, description, **more):
@@ -113,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
 
     _describe_training(command)
     _describe_looking(command)
+    advice.describe(command)
+    probing.describe(command)
+    completion.describe(command, parser, tuple(OWN_OPTIONS))
     return parser
 
 
@@ -260,12 +266,6 @@ def _sample(options: argparse.Namespace, _: Overrides) -> int:
         options.prompt.encode(), options.length, options.temperature, options.seed
     )
     return commands.sample(_saved(options), wanted, say)
-
-
-def _speak(arguments: list[str]) -> int:
-    from eggroll.config import lookup
-
-    return lookup.locate(SPEAKER)(arguments)
 
 
 def _render(options: argparse.Namespace, _: Overrides) -> int:

@@ -17,6 +17,7 @@ from eggroll.evolution.report import Coverage, coverage
 from eggroll.evolution.strategy import EvolutionStrategy
 from eggroll.task import first_row
 from eggroll.training import Experiment, instantiate
+from eggroll.training.algorithms import ADAPTING
 
 
 Say = Callable[[str], None]
@@ -33,10 +34,33 @@ def info(config: str, overrides: Sequence[tuple[str, str]], say: Say) -> int:
     say(f"{loaded.task.path}: {about.partition(chr(10))[0]}")
     leaves = jax.tree.leaves(experiment.task.params_like())
     say(f"{sum(leaf.size for leaf in leaves):,} parameters in {len(leaves)} arrays")
+    for name, text in getattr(experiment.task, "describe", dict)().items():
+        say(f"{name}: {text}")
+    if told := samples_in_words(experiment):
+        say(told)
     if experiment.algorithm.strategy is not None:
         _tell_population(experiment, experiment.algorithm.strategy, say)
     _tell_memory(experiment, say)
     return 0
+
+
+def samples_in_words(experiment: Experiment) -> str:
+    """How many samples a run takes at most, of a task with `most_samples`; or nothing.
+
+    That is what an evaluation takes at most; how many evaluations a step makes is known
+    of evolution alone.
+    """
+    (config, task, algorithm), budget = experiment, experiment.config.budget
+    each = getattr(task, "most_samples", None)
+    if each is None or config.algorithm not in (*ADAPTING, "integer"):
+        return ""
+    step = each * algorithm.members
+    told = f"{task.samples}: at most {step:,} a step ({algorithm.members:,} × {each:,})"
+    if budget.generations:
+        told += f", {step * budget.generations:,} in {budget.generations:,} steps"
+    if budget.samples:
+        told += f"; {budget.samples:,.0f} suffice for {budget.samples // step:,.0f}"
+    return told
 
 
 def _tell_ranges(config: Config, say: Say) -> None:
@@ -51,10 +75,7 @@ def _tell_population(
     experiment: Experiment, strategy: EvolutionStrategy, say: Say
 ) -> None:
     """Says how each parameter is perturbed, and what that takes of each device."""
-    config, task, _ = experiment
-    precise = functools.partial(instantiate.precise, config)
-    params = jax.eval_shape(precise, task.params_like())
-    found = _coverage(experiment, strategy, params)
+    config, found = experiment.config, coverage_of(experiment)
     say(f"\n{found}\n")
     mesh = instantiate.mesh(config)
     members, budget = strategy.population // mesh.size, memory.budget()
@@ -78,9 +99,16 @@ def _tell_memory(experiment: Experiment, say: Say) -> None:
     )
 
 
-def _coverage(
-    experiment: Experiment, strategy: EvolutionStrategy, params: PyTree
-) -> Coverage:
+def _params(experiment: Experiment) -> PyTree:
+    """The shapes and types of the parameters, as the run has them."""
+    precise = functools.partial(instantiate.precise, experiment.config)
+    return jax.eval_shape(precise, experiment.task.params_like())
+
+
+def coverage_of(experiment: Experiment) -> Coverage:
+    """How each parameter is perturbed, by an algorithm that draws members."""
+    strategy, params = experiment.algorithm.strategy, _params(experiment)
+    assert strategy is not None
     task = experiment.task
     axes = task.data_axes, 0
     given = task.batch_like(), task.initial_carry(strategy.population)

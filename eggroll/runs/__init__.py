@@ -13,8 +13,10 @@ from eggroll.runs.directory import (
     check_edits,
     create,
     edited,
+    ignore_in_git,
     load,
     may_change,
+    settings_of,
     versions,
 )
 from eggroll.runs.lock import sitting
@@ -34,10 +36,12 @@ __all__ = [
     "create",
     "digests",
     "edited",
+    "ignore_in_git",
     "load",
     "may_change",
     "metrics",
     "outline",
+    "settings_of",
     "sitting",
     "tensors",
     "versions",

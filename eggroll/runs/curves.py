@@ -51,20 +51,29 @@ def curve(run: Run | Outline, task: Task | Outline) -> Path:
     Returns:
         The path of the picture.
     """
+    with rc_context(STYLE):
+        return save(curve_figure(run, task), run.curve)
+
+
+def curve_figure(run: Run | Outline, task: Task | Outline) -> Figure:
+    """The figure that `curve` saves."""
     rows = _rows(run)
     headline = headline_of(rows)
     with rc_context(STYLE):
         figure = Figure(figsize=(7.5, 6), layout="constrained")
         above, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
-        above.set_title(f"{run.path.name}: {headline.removeprefix(PREFIX)}")
+        above.set_title(_plain(f"{run.path.name}: {headline.removeprefix(PREFIX)}"))
         steps, values = _columns(rows, "step", headline)
         above.plot(steps, values, color=COLOURS[0], marker="o", markersize=3)
+        at, mean, error = _columns(rows, "step", headline, f"{headline}_sem")
+        band = {"color": COLOURS[0], "alpha": 0.18, "linewidth": 0}
+        above.fill_between(at, mean - error, mean + error, **band)
         _label_end(above, steps, values)
         _reference(above, task)
         _fitness(below, rows)
         below.set_xlabel("step")
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return save(figure, run.curve)
+        return figure
 
 
 def comparison(
@@ -163,7 +172,7 @@ def _reference(axes: Axes, task: Task | Outline, is_labelled: bool = True) -> No
         axes.axhline(value, color="#6b7280", linewidth=1, linestyle=(0, (4, 3)))
         if is_labelled:
             axes.annotate(
-                f"{name} {value:.4g}",
+                _plain(f"{name} {value:.4g}"),
                 (0.01, value),
                 xycoords=("axes fraction", "data"),
                 xytext=(0, 3),
@@ -171,6 +180,11 @@ def _reference(axes: Axes, task: Task | Outline, is_labelled: bool = True) -> No
                 fontsize=8,
                 color="#6b7280",
             )
+
+
+def _plain(text: str) -> str:
+    """A text of others, in which nothing is a formula."""
+    return text.replace("$", r"\$")
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -79,6 +79,7 @@ def create(config: Config) -> Run:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         path = _claim(parent, name)
+        ignore_in_git(path)
         origin.sign(path, plain(config))
         _write(path, config)
     except OSError as error:
@@ -87,6 +88,12 @@ def create(config: Config) -> Run:
             "directory with --output"
         ) from error
     return Run(path, config)
+
+
+def ignore_in_git(directory: Path) -> None:
+    """Keeps a directory that a command has made, and all in it, out of commits."""
+    if not (directory / ".gitignore").exists():
+        (directory / ".gitignore").write_text("# Made by eggroll.\n*\n", "utf-8")
 
 
 def load(path: str | Path, *, trust: bool = False) -> Run:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from eggroll.perturbation.layout import named_leaves
 from eggroll.runs import atomic
 from eggroll.runs.directory import settings_of
 from eggroll.task.protocol import Task
@@ -22,12 +23,16 @@ class Outline:
         algorithm: Its name.
         samples: The plural name of what is counted.
         reference: Values of the headline metric worth a line, by name.
+        maximise: Whether a larger headline metric is better.
+        leaves: Paths of the parameters, as metrics number them.
     """
 
     path: Path
     algorithm: str
     samples: str = "samples"
     reference: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    maximise: bool = True
+    leaves: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> Path:
@@ -41,7 +46,12 @@ class Outline:
 def note(path: Path, task: Task) -> None:
     """Writes into a run's directory what `outline` reads, unless it is there."""
     if not (path / NAME).exists():
-        facts = {"samples": task.samples, "reference": _floats(task.reference)}
+        facts = {
+            "samples": task.samples,
+            "reference": _floats(task.reference),
+            "maximise": bool(task.maximise),
+            "leaves": [name for name, _ in named_leaves(task.params_like())],
+        }
         atomic.write_text(path / NAME, json.dumps(facts) + "\n")
 
 
@@ -56,7 +66,12 @@ def outline(path: str | Path) -> Outline:
     try:
         facts = json.loads((path / NAME).read_text(encoding="utf-8"))
         return Outline(
-            path, algorithm, str(facts["samples"]), _floats(facts["reference"])
+            path,
+            algorithm,
+            str(facts["samples"]),
+            _floats(facts["reference"]),
+            bool(facts.get("maximise", True)),
+            tuple(map(str, facts.get("leaves", ()))),
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return Outline(path, algorithm)

@@ -137,6 +137,7 @@ def _made(path: Path) -> Path:
     """The directory, which is made if need be."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+        runs.ignore_in_git(path)
     except OSError as error:
         raise UserError(
             f"output: {path} cannot be written ({error.strerror}): choose another "

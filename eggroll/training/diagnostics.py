@@ -95,7 +95,13 @@ def of_update(
 
     Returns:
         `gradient/norm`; `update/ratio`, the norm of the update relative to that of
-        the parameters; `update/lost`, the share of updates that rounding swallowed.
+        the parameters; `update/lost`, the share of updates that rounding swallowed;
+        `update/rms` and `parameters/rms`, root mean squares, the former of what was to
+        move, the latter of all parameters before; `update/largest`, of the leaf that
+        moves most, the root mean square of its update relative to that of its weights,
+        or of all weights where these are larger, and `update/leaf`, its number among
+        the leaves; `parameters/largest`, of the leaf of largest weights, their root
+        mean square relative to that of all others, and `parameters/leaf`.
     """
     lost = jax.tree.map(
         lambda old, new, update: jnp.sum((old == new) & (update != 0)),
@@ -103,12 +109,30 @@ def of_update(
         new,
         updates,
     )
-    wanted = jax.tree.map(lambda update: jnp.sum(update != 0), updates)
+    wanted = _total(jax.tree.map(lambda update: jnp.sum(update != 0), updates))
+    weights, moves = _squares(old), _squares(updates)
+    sizes = jnp.asarray([max(x.size, 1) for x in jax.tree.leaves(old)], jnp.float32)
+    mean = jnp.sum(weights) / jnp.sum(sizes)
+    leaves = moves / jnp.maximum(weights, mean * sizes)
+    others = (jnp.sum(weights) - weights) / (jnp.sum(sizes) - sizes)  # of one: NaN
+    heights = weights / sizes / others
     return {
         "gradient/norm": optax.tree.norm(grads),
         "update/ratio": optax.tree.norm(updates) / optax.tree.norm(old),
-        "update/lost": _total(lost) / jnp.maximum(_total(wanted), 1),
+        "update/lost": _total(lost) / jnp.maximum(wanted, 1),
+        "update/rms": jnp.sqrt(jnp.sum(moves) / jnp.maximum(wanted, 1)),
+        "update/largest": jnp.sqrt(jnp.max(leaves)),
+        "update/leaf": jnp.argmax(leaves).astype(jnp.float32),
+        "parameters/rms": jnp.sqrt(mean),
+        "parameters/largest": jnp.sqrt(jnp.max(heights)),
+        "parameters/leaf": jnp.argmax(heights).astype(jnp.float32),
     }
+
+
+def _squares(tree: PyTree) -> Float[Array, " leaves"]:
+    """The sum of the squares of each leaf."""
+    square = lambda x: jnp.sum(jnp.square(jnp.asarray(x, jnp.float32)))
+    return jnp.stack([square(x) for x in jax.tree.leaves(tree)])
 
 
 def _total(tree: PyTree) -> Float[Array, ""]:

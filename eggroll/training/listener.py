@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -46,10 +47,10 @@ class Listener:
     @contextlib.contextmanager
     def bar(self, total: int | None, initial: int):
         """Shows a bar for the time of the block, if there is a terminal."""
+        shown: Any = {"unit": "step", "leave": False, "disable": None}
+        shown["desc"] = "compiling"  # until a step is through
         try:
-            self._bar = tqdm(
-                total=total, initial=initial, unit="step", leave=False, disable=None
-            )
+            self._bar = tqdm(total=total, initial=initial, **shown)
         except Exception as error:
             self._lost("the bar", error)
         try:
@@ -60,6 +61,7 @@ class Listener:
 
     def advance(self) -> None:
         """Moves the bar by one step."""
+        self._on_bar(lambda bar: bar.set_description(refresh=False))
         self._on_bar(tqdm.update)
 
     def _on_bar(self, action: Callable[[tqdm], object]) -> None:

@@ -197,8 +197,12 @@ class _Loop:
         if not is_reached(self.validation, target, self.task.maximise):
             return False
         # The best of many noisy figures flatters: a second one must agree.
+        self.report(f"the target of {target:g} is reached; a second validation ...")
         self.validation = self._validation(Purpose.CONFIRM)
-        return is_reached(self.validation, target, self.task.maximise)
+        is_so = is_reached(self.validation, target, self.task.maximise)
+        value = next(iter(self.validation.values()))
+        self.report(f"... {'confirms it' if is_so else 'does not'}: {value:.6g}")
+        return is_so
 
     def _exhausted(self) -> Stop | None:
         return exhausted(self.config.budget, self.step, self.progress)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
 from eggroll import UserError
+from tasks.control import spaces
 from tasks.control.spaces import Space
 
 
@@ -66,6 +67,18 @@ class Environment(Protocol):
     def render(self, state: Any) -> UInt8[np.ndarray, "height width 3"] | None:
         """Draw a state, on the host; None: this environment cannot be drawn."""
         del state
+
+
+def in_words(environment: Environment) -> dict[str, str]:
+    """What a policy meets, by name, for people."""
+    shape, agents = environment.observation_shape, environment.agents
+    team = {} if agents is None else {"agents": f"{agents}, of a team"}
+    return team | {
+        "environment": environment.name,
+        "observation": " × ".join(map(str, shape)) + " numbers",
+        "action": spaces.in_words(environment.action_space),
+        "step limit": f"{environment.step_limit:,}",
+    }
 
 
 def library(module: str, *, extra: str) -> Any:

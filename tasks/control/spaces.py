@@ -71,3 +71,16 @@ class Box:
 
 
 Space = Discrete | MultiDiscrete | Box
+
+
+def in_words(space: Space) -> str:
+    """What an action is, for people."""
+    if isinstance(space, Discrete):
+        return f"one of {space.n}"
+    if isinstance(space, MultiDiscrete):
+        return f"{len(space.sizes)} choices, of {', '.join(map(str, space.sizes))}"
+    bounds = set(zip(space.low, space.high, strict=True))
+    low, high = min(space.low), max(space.high)
+    each = "each " if len(bounds) == 1 and space.size > 1 else ""
+    numbers = "1 number" if space.size == 1 else f"{space.size} numbers"
+    return f"{numbers}, {each}from {low:g} to {high:g}"

@@ -17,7 +17,7 @@ from eggroll.runs import Frame
 from tasks import open_es
 from tasks.control.action_head import ActionHead, Squash
 from tasks.control.adapters import make
-from tasks.control.environment import Environment
+from tasks.control.environment import Environment, in_words
 from tasks.control.inspection import inspected
 from tasks.control.networks import Network
 from tasks.control.normalisation import (
@@ -73,7 +73,8 @@ class Control(Task):
     and so void.
 
     Attributes:
-        environment: `library/name`, `package.module:Class`, or an environment itself.
+        environment: `library/name`, the name alone where one library has it,
+            `package.module:Class`, or an environment itself.
         environment_options: passed on to the environment.
         unseen: numbers of an observation that the policy is not shown, such as its
             velocities, counted from 0 along the last axis.
@@ -163,6 +164,16 @@ class Control(Task):
         """Returns worth a line in a plot."""
         name = self.env.name
         return {"solved": SOLVED[name]} if name in SOLVED else {}
+
+    @property
+    def most_samples(self) -> int:
+        """Frames that a member's evaluation takes at most."""
+        limit = self.env.step_limit
+        return self.episodes * min(self.max_steps or limit, limit)
+
+    def describe(self) -> Mapping[str, str]:
+        """The environment in words, by name."""
+        return in_words(self.env)
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         return self.policy.init(key)

@@ -77,6 +77,11 @@ class Language(Task):
         except ValueError as error:
             raise UserError(str(error)) from error
 
+    @property
+    def most_samples(self) -> int:
+        """Bytes that a member predicts in a step."""
+        return self.tokens
+
     @functools.cached_property
     def network(self) -> networks.Network:
         """The model."""

@@ -52,7 +52,7 @@ class DiskFullError(OSError):
 
 
 def names(directory: Path) -> set[str]:
-    return {one.name for one in directory.iterdir()} - {".origin"}
+    return {one.name for one in directory.iterdir()} - {".gitignore", ".origin"}
 
 
 @pytest.fixture

@@ -22,11 +22,17 @@ def population(fitness, **aux):
     return {name.removeprefix("fitness/"): float(x) for name, x in found.items()}
 
 
-def update(old, new, updates, grads=None):
+def updated(old, new, updates, grads=None):
     found = jax.jit(diagnostics.of_update)(
         old, new, updates, updates if grads is None else grads
     )
-    return {name.split("/")[1]: float(x) for name, x in found.items()}
+    return {name: float(x) for name, x in found.items()}
+
+
+def update(old, new, updates, grads=None):
+    found = updated(old, new, updates, grads)
+    names = "gradient/norm", "update/ratio", "update/lost"
+    return {name.split("/")[1]: found[name] for name in names}
 
 
 # --- of a population
@@ -259,3 +265,39 @@ def test_master_weights_lose_no_update_of_their_own():
     found = update(old, optax.apply_updates(old, updates), updates, grads)
     assert found["lost"] == 0
     assert found["ratio"] == pytest.approx(0.5 / 2)
+
+
+def test_sizes_are_root_mean_squares_of_weights_and_of_what_was_to_move():
+    old = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([[0.0]])}
+    updates = {"a": jnp.array([0.0, 0.3]), "b": jnp.array([[0.4]])}
+    found = updated(old, optax.apply_updates(old, updates), updates)
+    assert found["parameters/rms"] == pytest.approx(5 / math.sqrt(3))
+    assert found["update/rms"] == pytest.approx(0.5 / math.sqrt(2))
+
+
+def test_the_leaf_that_moves_most_for_its_size_is_told():
+    old = {"a": jnp.full(4, 2.0), "b": jnp.array([3.0]), "c": jnp.full((2, 2), 2.0)}
+    updates = {"a": jnp.full(4, 0.1), "b": jnp.array([0.6]), "c": jnp.full((2, 2), 0.2)}
+    found = updated(old, optax.apply_updates(old, updates), updates)
+    assert (found["update/leaf"], found["update/largest"]) == (1, pytest.approx(0.2))
+
+
+def test_a_leaf_of_zeros_is_measured_by_the_weights_of_all():
+    old = {"bias": jnp.zeros(3), "kernel": jnp.ones(9)}
+    updates = {"bias": jnp.full(3, 0.3), "kernel": jnp.full(9, 0.1)}
+    found = updated(old, optax.apply_updates(old, updates), updates)
+    assert found["update/leaf"] == 0
+    assert found["update/largest"] == pytest.approx(0.3 / math.sqrt(9 / 12))
+
+
+def test_the_leaf_of_largest_weights_is_told_by_how_much_they_are_larger():
+    old = {"a": jnp.full(4, 2.0), "b": jnp.array([6.0]), "c": jnp.full((2, 2), 2.0)}
+    found = updated(old, old, jax.tree.map(jnp.zeros_like, old))
+    assert found["parameters/leaf"] == 1
+    assert found["parameters/largest"] == pytest.approx(3)
+
+
+def test_one_leaf_alone_is_larger_than_no_other():
+    assert math.isnan(
+        updated(jnp.ones(3), jnp.ones(3), jnp.ones(3))["parameters/largest"]
+    )

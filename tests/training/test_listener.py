@@ -1,5 +1,6 @@
 """Those who watch may fail; the run goes on, or is saved before it ends."""
 
+import io
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from toyrun import config, figures, interrupt_at, train
 from eggroll import UserError
 from eggroll.runs import Checkpoints, metrics
 from eggroll.training import Stop
+from eggroll.training.listener import Listener
 from eggroll.training.signals import interruptible
 
 
@@ -47,6 +49,22 @@ def test_a_run_outlives_a_sink_that_fails_and_says_so_once(tmp_path, monkeypatch
     assert len(figures(run)) == 13
     lost = [text for text in said if "no more figures" in text]
     assert lost == ["Sink gets no more figures: ConnectionError: no route"]
+
+
+def test_the_bar_says_that_it_compiles_until_a_step_is_through(tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    listener = Listener(lambda _: None, tmp_path)
+    with listener.bar(3, 0):
+        assert "compiling:   0%" in terminal.getvalue()
+        listener.advance()
+        before = len(terminal.getvalue())
+        listener._on_bar(lambda bar: bar.refresh())
+        assert "33%" in terminal.getvalue()[before:]
+        assert "compiling" not in terminal.getvalue()[before:]
 
 
 def test_a_run_that_cannot_write_its_figures_is_saved_and_names_the_file(

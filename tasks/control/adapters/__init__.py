@@ -5,6 +5,7 @@ imported only when one of its environments is made.
 """
 
 import importlib
+import importlib.util
 from typing import Any
 
 from eggroll import UserError
@@ -27,13 +28,14 @@ def make(name: str, **options: Any) -> Environment:
     """Make an environment from `library/name`, or from the dotted path to a class.
 
     Args:
-        name: for example `gymnax/CartPole-v1`; or `package.module:Class` for an
-            environment of your own.
+        name: for example `gymnax/CartPole-v1`, or `CartPole-v1` where one library alone
+            has it; or `package.module:Class` for an environment of your own.
         **options: passed on; what there is depends on the library.
 
     Raises:
         UserError: if there is no such library or environment (names the nearest), or
-            the library is not installed (says how to get it).
+            several libraries have it, or the library is not installed (says how to get
+            it).
     """
     if ":" in name:
         cls = _load(name)
@@ -43,6 +45,8 @@ def make(name: str, **options: Any) -> Environment:
                 f"tasks.control.Environment, got {name!r:.80}"
             )
         return cls(**options)
+    if name and "/" not in name:
+        name = _full_name(name)
     library, _, rest = name.partition("/")
     if library not in ADAPTERS or not rest:
         near = did_you_mean(library, ADAPTERS)
@@ -61,6 +65,28 @@ def make(name: str, **options: Any) -> Environment:
         raise
     except (TypeError, ValueError) as error:
         raise UserError(f"{name} cannot be made: {error}") from error
+
+
+def _full_name(name: str) -> str:
+    """The `library/name` of an environment, of the libraries that are installed."""
+    known = {}
+    for library, path in ADAPTERS.items():
+        names = getattr(importlib.import_module(path.partition(":")[0]), "names", None)
+        if names is not None and importlib.util.find_spec(library) is not None:
+            known |= {f"{library}/{one}": one for one in names()}
+    found = [full for full, one in known.items() if one == name]
+    if len(found) > 1:
+        choices = " or ".join(map(repr, found))
+        raise UserError(f"Several libraries have {name!r:.80}: say {choices}.")
+    if not found:
+        near = did_you_mean(name, known.values())
+        if near.startswith(" It has"):
+            near = f" Libraries: {', '.join(sorted(ADAPTERS))}."
+        raise UserError(
+            "Expected an environment as library/name or package.module:Class, got "
+            f"{name!r:.80}, which none of the installed libraries has.{near}"
+        )
+    return found[0]
 
 
 def _load(path: str) -> Any:

@@ -2,8 +2,11 @@
 
 import dataclasses
 import math
+import warnings
+from collections.abc import Collection
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
@@ -27,6 +30,11 @@ PLANE, SPHERE, ROUND = 0, 2, (2, 3, 5)  # of MuJoCo's kinds; 3: capsule, 5: cyli
 COLOURS = (GREEN, INK, ORANGE, BLUE)
 
 
+def names() -> Collection[str]:
+    """The environments that there are."""
+    return library("brax.envs", extra="rl-brax")._envs
+
+
 def make(
     name: str, *, backend: str = "spring", step_limit: int = 1000, **options: Any
 ) -> "Brax":
@@ -40,11 +48,15 @@ def make(
     """
     envs = library("brax.envs", extra="rl-brax")
     check_name(name, envs._envs, library="brax")
-    environment = envs.get_environment(name, backend=backend, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a paragraph on who maintains Brax
+        environment = envs.get_environment(name, backend=backend, **options)
+    # Brax's own `observation_size` computes a reset, operation by operation.
+    start = jax.eval_shape(environment.reset, jax.random.key(0))
     return Brax(
         name=f"brax/{name}",
         action_space=Box.of(-1, 1, size=environment.action_size),
-        observation_shape=(environment.observation_size,),
+        observation_shape=start.obs.shape,
         step_limit=step_limit,
         environment=environment,
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -21,6 +21,11 @@ NAMES = (
     "Craftax-Pixels-v1",
     "Craftax-Classic-Pixels-v1",
 )
+
+
+def names() -> Collection[str]:
+    """The environments that there are."""
+    return NAMES
 
 
 def make(name: str, **options: Any) -> "Craftax":

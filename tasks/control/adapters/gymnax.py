@@ -1,6 +1,7 @@
 """Gymnax: classic control, MinAtar, bsuite and small puzzles, all in JAX."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -12,6 +13,11 @@ from tasks.control.adapters.classic_drawing import CLASSIC
 from tasks.control.drawing import Image, grid
 from tasks.control.environment import Environment, check_name, check_options, library
 from tasks.control.spaces import Box, Discrete, Space
+
+
+def names() -> Collection[str]:
+    """The environments that there are."""
+    return library("gymnax", extra="rl").registered_envs
 
 
 def make(name: str, **options: Any) -> "Gymnax":

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -20,6 +20,11 @@ from tasks.control.spaces import Box, Discrete, Space
 # every agent plays for itself.
 ADVERSARIES = ("adversary", "leadadversary", "enemy", "eve")
 SELFISH = ("coin_game", "storm", "storm_2p", "storm_np")
+
+
+def names() -> Collection[str]:
+    """The environments that there are."""
+    return library("jaxmarl", extra="rl-marl").registered_envs
 
 
 def make(

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +13,11 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from tasks.control.drawing import Image, image_of
 from tasks.control.environment import Environment, check_name, flatten, library
 from tasks.control.spaces import Box, Discrete, MultiDiscrete, Space
+
+
+def names() -> Collection[str]:
+    """The environments that there are."""
+    return library("jumanji", extra="rl-grid").registered_environments()
 
 
 def make(name: str, *, step_limit: int | None = None, **options: Any) -> "Jumanji":

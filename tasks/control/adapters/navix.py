@@ -1,6 +1,7 @@
 """Navix: the grid worlds of MiniGrid."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,6 +11,11 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from tasks.control.drawing import Image
 from tasks.control.environment import Environment, check_name, library
 from tasks.control.spaces import Discrete, Space
+
+
+def names() -> Collection[str]:
+    """The environments that there are."""
+    return list(library("navix", extra="rl-grid").registry())
 
 
 def make(name: str, *, observation: str = "symbolic", **options: Any) -> "Navix":

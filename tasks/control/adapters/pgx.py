@@ -1,6 +1,7 @@
 """Pgx: MinAtar and 2048. Its board games are for two, and so not offered here."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,6 +12,11 @@ from eggroll import UserError
 from tasks.control.drawing import Image, board, grid
 from tasks.control.environment import Environment, check_name, library
 from tasks.control.spaces import Discrete, Space
+
+
+def names() -> Collection[str]:
+    """The environments that there are."""
+    return library("pgx", extra="rl-games").available_envs()
 
 
 def make(name: str, *, step_limit: int = 1000) -> "Pgx":
