@@ -19,12 +19,12 @@ KEEPING: dict[str, Any] = {
 }
 
 
-def jit(function: Callable) -> Callable:
+def jit(function: Callable, **options: Any) -> Callable:
     """Compiles like `jax.jit`, keeping barriers where XLA can."""
-    usual = jax.jit(function)
+    usual = jax.jit(function, **options)
     if jax.default_backend() != "cpu":
         return usual
-    keeping = jax.jit(function, compiler_options=KEEPING)
+    keeping = jax.jit(function, compiler_options=KEEPING, **options)
     failed = False
 
     @functools.wraps(function)

@@ -1,6 +1,6 @@
 """From settings to a trained model: algorithms over one state, in one loop."""
 
-from eggroll.training import diagnostics, instantiate
+from eggroll.training import diagnostics, instantiate, parts
 from eggroll.training.algorithms import Algorithm, evolution, find
 from eggroll.training.budget import Outcome, Progress, Stop
 from eggroll.training.experiment import Experiment, initial_state, prepare, validated
@@ -8,15 +8,18 @@ from eggroll.training.halves import Evolution, Metrics
 from eggroll.training.integer import Stepping, integer_algorithm
 from eggroll.training.loop import train
 from eggroll.training.members import generation_of
+from eggroll.training.parts import Evaluated, Parts
 from eggroll.training.state import Purpose, State, key_for
 
 
 __all__ = [
     "Algorithm",
+    "Evaluated",
     "Evolution",
     "Experiment",
     "Metrics",
     "Outcome",
+    "Parts",
     "Progress",
     "Purpose",
     "State",
@@ -30,6 +33,7 @@ __all__ = [
     "instantiate",
     "integer_algorithm",
     "key_for",
+    "parts",
     "prepare",
     "train",
     "validated",
