@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eggroll.cli import distributed
+from eggroll.cli import again, distributed
 from eggroll.cli.saying import say
 from eggroll.errors import UserError
 
@@ -25,6 +25,7 @@ OWN_OPTIONS = {
     "info": ("help",),
     "sweep": ("help", "trials", "seeds"),
     "check-reward": ("help",),
+    "replay": again.OPTIONS,
 }
 # What the extra `cli` brings, by the names under which it is imported.
 EXTRA = ("PIL", "matplotlib", "orbax", "tqdm", "yaml")
@@ -113,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _describe_training(command)
     _describe_looking(command)
+    again.describe(command)
     return parser
 
 
