@@ -172,9 +172,11 @@ def zeros(like: PyTree) -> PyTree:
     def one(x: Any) -> Any:
         if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jnp.zeros(x.shape, x.dtype)
+        kinds = []  # which is not told of shapes alone
+        jax.eval_shape(lambda x: kinds.append(jax.random.key_impl(x)), x)
         words = jax.eval_shape(jax.random.key_data, x)
         words = jnp.zeros(words.shape, words.dtype)
-        return jax.random.wrap_key_data(words, impl=str(jax.random.key_impl(x)))
+        return jax.random.wrap_key_data(words, impl=kinds[0])
 
     return jax.tree.map(one, like)
 

@@ -24,7 +24,7 @@ from eggroll.runs.replaylog import Damaged, Record
 from eggroll.training import processes
 from eggroll.training.algorithms import Algorithm
 from eggroll.training.budget import Progress
-from eggroll.training.experiment import Experiment
+from eggroll.training.experiment import Experiment, placements
 from eggroll.training.parts import Evaluated, Metrics, Parts
 from eggroll.training.placement import placed, settled
 from eggroll.training.sittings import Sitting
@@ -127,12 +127,12 @@ def rebuilt(
     try:
         for segment, record in replaylog.records(directory, base.step, until):
             sitting = sitting.of(segment)
+            state = settled(state, sitting.lies)
             evaluates = evaluating and sitting.parts.carries()
             if evaluates:
                 state = again_by_evaluating(sitting.experiment, state, step)
             else:
-                state = _again(sitting.parts, state, record.arrays)
-            state = settled(state, sitting.lies)
+                state = again(sitting.parts, state, record.arrays)
             step, progress = record.step, _used(record)
             config = sitting.experiment.config
             carries = sitting.parts.carries() and not evaluates
@@ -144,10 +144,11 @@ def rebuilt(
             f"{directory}: there is no record of step {step + 1}: the last step that "
             f"can be made again is {step}"
         )
+    state = settled(state, placements(experiment))
     return Rebuilt(state, step, progress, config)
 
 
-def _again(parts: Parts, state: State, arrays: dict[str, np.ndarray]) -> State:
+def again(parts: Parts, state: State, arrays: dict[str, np.ndarray]) -> State:
     """The state after a step whose evaluation found these numbers."""
     found = parts.blank(state)
 

@@ -99,6 +99,14 @@ def test_any_step_is_made_again_to_the_bit(sittings, tmp_path, step, capsys):
     assert main(words) == 2, "nothing is written over"
 
 
+def test_a_step_without_a_checkpoint_is_looked_at_all_the_same(sittings, capsys):
+    run, _ = sittings
+    assert main(["eval", str(run.path), "--step", "8"]) == 0
+    assert "at step 8" in capsys.readouterr().out
+    assert main(["eval", str(run.path), "--step", "13"]) == 2
+    assert "There are checkpoints of: 12" in capsys.readouterr().err
+
+
 def test_a_rewound_run_goes_on_as_the_other_did(sittings, tmp_path):
     run, seen = sittings
     path = tmp_path / "made"
