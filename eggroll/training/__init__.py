@@ -1,6 +1,6 @@
 """From settings to a trained model: algorithms over one state, in one loop."""
 
-from eggroll.training import diagnostics, instantiate, parts, rewinding
+from eggroll.training import diagnostics, instantiate, parts, replay, rewinding
 from eggroll.training.algorithms import Algorithm, evolution, find
 from eggroll.training.budget import Outcome, Progress, Stop
 from eggroll.training.experiment import Experiment, initial_state, prepare, validated
@@ -35,6 +35,7 @@ __all__ = [
     "key_for",
     "parts",
     "prepare",
+    "replay",
     "rewinding",
     "train",
     "validated",
