@@ -52,7 +52,9 @@ def rewound(run: Run, experiment: Experiment, step: int) -> Rewound:
         found = replay.rebuilt(experiment, run.replay, base, step, evaluating=True)
     except UserError as error:
         steps = ", ".join(map(str, Checkpoints(run.checkpoints).steps())) or "none"
-        raise UserError(f"{error}. There are checkpoints of: {steps}") from None
+        raise UserError(
+            f"{error}; there is no checkpoint of step {step} either, only of {steps}"
+        ) from None
     return Rewound(found, base.step, parts is not None and parts.carries())
 
 

@@ -104,7 +104,7 @@ def test_a_step_without_a_checkpoint_is_looked_at_all_the_same(sittings, capsys)
     assert main(["eval", str(run.path), "--step", "8"]) == 0
     assert "at step 8" in capsys.readouterr().out
     assert main(["eval", str(run.path), "--step", "13"]) == 2
-    assert "There are checkpoints of: 12" in capsys.readouterr().err
+    assert "either, only of 12" in capsys.readouterr().err
 
 
 def test_a_rewound_run_goes_on_as_the_other_did(sittings, tmp_path):
@@ -161,7 +161,7 @@ def test_a_damaged_record_is_named_with_the_last_good_step(sittings, tmp_path, c
     assert main(["rewind", str(run.path), "--step", "4"]) == 2
     said = capsys.readouterr().err
     assert "the record of step 3 is damaged: the last good step is 2" in said
-    assert "There are checkpoints of: 12" in said
+    assert "either, only of 12" in said
     assert main(["rewind", str(run.path), "--step", "2"]) == 0
 
 
@@ -211,7 +211,7 @@ def test_what_does_not_learn_from_fitness_has_no_log(tmp_path, capsys):
     assert main(["rewind", str(run.path), "--step", "3"]) == 2
     said = capsys.readouterr().err
     assert "'backprop' has no replay log" in said
-    assert "There are checkpoints of: 0, 5, 7" in said
+    assert "no checkpoint of step 3 either, only of 0, 5, 7" in said
     assert main(["rewind", str(run.path), "--step", "5"]) == 0
 
 
