@@ -18,6 +18,7 @@ from eggroll.training import (
     instantiate,
     key_for,
     processes,
+    rewinding,
     update_choice,
 )
 from eggroll.training.budget import is_reached
@@ -132,10 +133,16 @@ def render(saved: Saved, wanted: Film, say: Say) -> int:
 
 
 def restore(saved: Saved, say: Say) -> tuple[Run, Experiment, Restored]:
-    """A run and the state that one of its checkpoints holds, the newest by default."""
+    """A run and the state that one of its checkpoints holds, the newest by default.
+
+    Of a step without one, the state that the run's log leads to.
+    """
     run, step = runs.load(saved.directory, trust=saved.trust), saved.step
     experiment = training.prepare(run.config)
     checkpoints = Checkpoints(run.checkpoints)
+    if step is not None and step not in checkpoints.steps() and run.replay.is_dir():
+        state = rewinding.rewound(run, experiment, step).found.state
+        return run, experiment, Restored(step, state, {}, {})
     facts = checkpoints.facts(step)
     edits = runs.edited(run, facts["config"]) if facts else {}
     for name, (before, now) in edits.items():

@@ -15,6 +15,7 @@ from typing import Any
 import eggroll
 from eggroll.cli import (
     advice,
+    again,
     compiled,
     completion,
     distributed,
@@ -36,6 +37,7 @@ OWN_OPTIONS = {
     "probe": probing.OPTIONS,
     "sweep": ("help", "trials", "seeds"),
     "check-reward": ("help",),
+    "replay": again.OPTIONS,
 }
 # What the extra `cli` brings, by the names under which it is imported.
 EXTRA = ("PIL", "matplotlib", "orbax", "tqdm", "yaml")
@@ -119,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     advice.describe(command)
     probing.describe(command)
     completion.describe(command, parser, tuple(OWN_OPTIONS))
+    again.describe(command)
     return parser
 
 

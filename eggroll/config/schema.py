@@ -218,7 +218,14 @@ class Config:
         budget: When the run ends.
         evaluate_every: Steps between validations.
         checkpoint_every: Steps between checkpoints; the last step always has one.
-        keep_checkpoints: How many of them stay.
+        checkpoint_seconds: Seconds after which there is another in any case; None: by
+            steps alone.
+        keep_checkpoints: How many of them stay, the newest.
+        keep_best: Whether the one with the best validation stays beside these.
+        replay_log: Keep the fitness of each step, from which states between checkpoints
+            are made again: `whole`, from the first step on; `recent`, from the oldest
+            checkpoint that stays; `none`. (Algorithms that do not learn from fitness
+            alone have none.)
         diagnose_every: Steps between measurements of the gradient's signal-to-noise
             ratio, each at the price of one update; 0 for never.
         unusable_steps: What becomes of a step in which one member of every pair has
@@ -238,7 +245,10 @@ class Config:
     budget: BudgetConfig
     evaluate_every: Count = 10
     checkpoint_every: Count = 100
+    checkpoint_seconds: Positive | None = None
     keep_checkpoints: Count = 3
+    keep_best: bool = True
+    replay_log: Literal["whole", "recent", "none"] = "whole"
     diagnose_every: Natural = 10
     unusable_steps: Literal["count", "stop"] = "count"
     seed: int = 0

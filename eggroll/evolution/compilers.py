@@ -78,9 +78,9 @@ def frugal() -> dict[str, Any]:
     return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
-def jit(function: Callable) -> Any:
-    """Compiles the step of a run, like `jax.jit` but with `frugal` options."""
-    return jax.jit(function, compiler_options=frugal())
+def jit(function: Callable, **options: Any) -> Any:
+    """Compiles a program of a run: `jax.jit`, but with `frugal` options."""
+    return jax.jit(function, compiler_options=frugal(), **options)
 
 
 @functools.cache  # one look a process, one warning

@@ -22,17 +22,17 @@ KEEPING: dict[str, Any] = {
 }
 
 
-def jit(function: Callable) -> Callable:
+def jit(function: Callable, **options: Any) -> Callable:
     """Compiles like `jax.jit`, keeping barriers where XLA can.
 
     Warns:
         UserWarning: it cannot.
     """
     frugal = compilers.frugal()
-    usual = jax.jit(function, compiler_options=frugal)
+    usual = jax.jit(function, compiler_options=frugal, **options)
     if jax.default_backend() != "cpu":
         return usual
-    keeping = jax.jit(function, compiler_options=frugal | KEEPING)
+    keeping = jax.jit(function, compiler_options=frugal | KEEPING, **options)
     failed = False
 
     @functools.wraps(function)

@@ -24,7 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
-    _flush_names(path.parent)
+    flush_names(path.parent)
 
 
 @contextlib.contextmanager
@@ -48,13 +48,18 @@ def making(path: Path) -> Iterator[Path]:
         new.rename(path)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    _flush_names(path.parent)
+    flush_names(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file at once."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file at once."""
     with replacing(path) as new:
-        new.write_text(text, encoding="utf-8")
+        new.write_bytes(content)
 
 
 def _flush(path: Path) -> None:
@@ -62,7 +67,7 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _flush_names(directory: Path) -> None:
+def flush_names(directory: Path) -> None:
     """Lets the new name of a file outlast a loss of power."""
     if os.name != "posix":
         return  # elsewhere, directories cannot be opened

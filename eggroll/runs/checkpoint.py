@@ -51,21 +51,33 @@ class Checkpoints:
         """
         self.directory = directory.absolute()
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=False, enable_async_checkpointing=False
+            max_to_keep=None, create=False, enable_async_checkpointing=False
         )
+        self._keep = keep
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def steps(self) -> list[int]:
         """The steps of which there is a checkpoint, readable or not, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: PyTree, facts: dict[str, Any]) -> None:
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        facts: dict[str, Any],
+        *,
+        spare: int | None = None,
+    ) -> dict[str, str]:
         """Writes one checkpoint and then drops the oldest beyond `keep`.
 
         Args:
             step: Its number.
             state: A pytree of arrays.
             facts: Plain data to keep beside it.
+            spare: A step whose checkpoint stays though it is old.
+
+        Returns:
+            The digests of the state.
 
         Raises:
             UserError: It cannot be written; the earlier ones are untouched.
@@ -79,23 +91,28 @@ class Checkpoints:
         try:
             with _quiet():
                 self._manager.save(step, args=items)
+                self._thin(spare)
         except Exception as error:  # of many kinds, from Orbax and from TensorStore
             raise UserError(
                 f"the checkpoint of step {step} cannot be written to {self.directory}: "
                 f"{_in_short(error)}; earlier checkpoints are untouched"
             ) from error
+        return note["digests"]
 
-    def restore(self, like: PyTree, step: int | None = None) -> Restored:
+    def restore(
+        self, like: PyTree, step: int | None = None, until: int | None = None
+    ) -> Restored:
         """Reads the newest checkpoint that is whole.
 
         Args:
             like: A pytree of the structure, shapes and placement to restore.
             step: Read this one instead.
+            until: Look at none of later steps.
 
         Raises:
             UserError: There is none, or none can be read.
         """
-        steps = self.steps()
+        steps = [one for one in self.steps() if until is None or one <= until]
         if step is not None and step not in steps:
             raise UserError(
                 f"there is no checkpoint of step {step} in {self.directory}, only of "
@@ -138,6 +155,12 @@ class Checkpoints:
     def reload(self) -> None:
         """Looks afresh at what there is, which others may have changed."""
         self._manager.reload()
+
+    def _thin(self, spare: int | None) -> None:
+        """Drops the oldest beyond `keep`."""
+        for step in self.steps()[: -self._keep] if self._keep else []:
+            if step != spare:
+                self._manager.delete(step)
 
     def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         form = jax.tree.map(

@@ -18,11 +18,14 @@ Differences = dict[str, tuple[Any, Any]]
 CHANGEABLE = (
     "budget",
     "checkpoint_every",
+    "checkpoint_seconds",
     "diagnose_every",
     "evaluate_every",
+    "keep_best",
     "keep_checkpoints",
     "mesh",
     "optimizer.learning_rate",
+    "replay_log",
     "sinks",
     "strategy.chunk_size",
     "strategy.sigma",
@@ -65,6 +68,10 @@ class Run(NamedTuple):
         return self.path / "checkpoints"
 
     @property
+    def replay(self) -> Path:
+        return self.path / "replay"
+
+    @property
     def curve(self) -> Path:
         return self.path / "curve.png"
 
@@ -81,7 +88,7 @@ def create(config: Config) -> Run:
         path = _claim(parent, name)
         ignore_in_git(path)
         origin.sign(path, plain(config))
-        _write(path, config)
+        write_settings(path, config)
     except OSError as error:
         raise UserError(
             f"output: {parent} cannot be written ({error.strerror}): choose another "
@@ -146,7 +153,7 @@ def change(run: Run, overrides: Iterable[tuple[str, str]]) -> Run:
                 "run: start that from a config, without --resume"
             )
     with sitting(run.path):
-        _write(run.path, config)
+        write_settings(run.path, config)
     return Run(run.path, config)
 
 
@@ -216,7 +223,8 @@ def may_change(name: str) -> bool:
     return any(name == one or name.startswith(f"{one}.") for one in CHANGEABLE)
 
 
-def _write(path: Path, config: Config) -> None:
+def write_settings(path: Path, config: Config) -> None:
+    """Writes `config.yaml`, with the versions of what is installed."""
     header = "".join(f"# {package} {one}\n" for package, one in versions().items())
     text = f"# The settings in force, with\n{header}{yamlfile.dump(plain(config))}"
     atomic.write_text(path / "config.yaml", text)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray, PyTree
 
@@ -23,10 +22,10 @@ from eggroll.evolution.estimate import narrowed
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.leaves import filled
 from eggroll.evolution.strategy import EvolutionStrategy
-from eggroll.evolution.validation import one_per_member
 from eggroll.task.protocol import Task, rows
-from eggroll.training import diagnostics, instantiate, processes
+from eggroll.training import diagnostics, instantiate, parts
 from eggroll.training.halves import Evolution, Metrics, adapting, judging
+from eggroll.training.parts import Parts
 from eggroll.training.state import Purpose, State, key_for
 
 
@@ -46,6 +45,8 @@ class Algorithm(NamedTuple):
         validate: `(state, key) -> metrics`, the headline one first, for what is learnt
             that is not the parameters; None: what the task says of these.
         strategy: That draws the members; None where they cannot be drawn again.
+        parts: What `step` consists of; None where what is learnt does not follow from
+            the members' fitness.
     """
 
     init: Callable[[PyTree], PyTree]
@@ -54,6 +55,7 @@ class Algorithm(NamedTuple):
     trial: Callable[[State, PyTree], Any]
     validate: Callable[[State, PRNGKeyArray], Any] | None = None
     strategy: EvolutionStrategy | None = None
+    parts: Parts | None = None
 
 
 def find(task: Task, config: Config) -> Algorithm:
@@ -209,51 +211,12 @@ def _evolution(task: Task, config: Config, *, rank: int | None) -> Algorithm:
     rule = instantiate.adaptation(config.strategy)
     is_shared = not jax.tree.leaves(task.data_axes)
     has_centre = rule is not None and rule.uses_centre and is_shared
-
-    def step(state: State, data: PyTree) -> tuple[State, Metrics]:
-        (fitness, carry, aux), generation = ask(state, data)
-        centre = _centre(task, state, data) if has_centre else None
-        return learn(state, generation, fitness, carry, aux, centre)
-
+    if task.score is None:
+        made = parts.in_jax(task, config, ask, learn, has_centre=has_centre)
+    else:
+        made = parts.on_host(task, config, ask, learn)
     members = config.strategy.population
-    whole = compilers.jit(step)
-    if task.score is not None:
-        whole = _scored_on_host(task, compilers.jit(ask), learn)
-    return Algorithm(init, whole, members, trial=step, strategy=strategy)
-
-
-def _centre(task: Task, state: State, data: PyTree) -> Float[Array, ""]:
-    """The fitness of the unperturbed parameters, on the data that all members read."""
-    carry = jax.tree.map(lambda x: x[0], state.carry)
-    key = key_for(state.key, Purpose.CENTRE, state.step)
-    return task.evaluate(state.params, data, carry, key)[0]
-
-
-def _scored_on_host(task: Task, ask: Callable, learn: Callable) -> Callable:
-    """A step whose fitness is computed outside JAX, between its two halves."""
-    score = task.score
-    assert score is not None
-
-    def step(state: State, data: PyTree) -> tuple[State, Metrics]:
-        (fitness, carry, aux), generation = ask(state, data)
-        scored = score(processes.whole(aux), data)
-        scores, told = scored if isinstance(scored, tuple) else (scored, {})
-        with instantiate.blaming(f"{type(task).__name__}: score"):
-            scores = one_per_member(scores, fitness.shape[0], "fitness")
-        if jax.process_count() > 1:  # none may differ by what a clock or a coin says
-            scores, told = processes.by_first(lambda: _plain(scores, told))
-            scores = np.asarray(scores)
-        state, metrics = learn(state, generation, scores, carry, aux)
-        return state, metrics | told
-
-    return step
-
-
-def _plain(
-    scores: Num[Any, " population"], told: dict[str, Any]
-) -> tuple[list[float], dict[str, float]]:
-    figures = {name: float(value) for name, value in told.items()}
-    return np.asarray(scores, np.float64).tolist(), figures
+    return Algorithm(init, made.step, members, made.trial, None, strategy, made)
 
 
 def _update(

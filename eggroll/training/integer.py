@@ -23,10 +23,11 @@ from eggroll.config.bounds import (
 )
 from eggroll.config.schema import Config
 from eggroll.errors import UserError
+from eggroll.evolution.generation import Generation
 from eggroll.integer import compilation, updates
 from eggroll.integer.strategy import IntegerStrategy
 from eggroll.task.protocol import Task
-from eggroll.training import diagnostics, instantiate
+from eggroll.training import diagnostics, instantiate, parts
 from eggroll.training.algorithms import Algorithm, Metrics
 from eggroll.training.state import Purpose, State, key_for
 
@@ -89,14 +90,16 @@ def integer_algorithm(task: Task, config: Config) -> Algorithm:
 
     ask = strategy.ask(member, in_axes=(task.data_axes, 0, None))
 
-    def step(state: State, data: PyTree) -> tuple[State, Metrics]:
+    def asked(state: State, data: PyTree) -> tuple[tuple, Generation]:
         noise, random = (
             key_for(state.key, Purpose.NOISE),  # the strategy folds in the step
             key_for(state.key, Purpose.NOISE, state.step),
         )
-        (fitness, carry, aux), generation = ask(
-            state.params, noise, data, state.carry, random, step=state.step
-        )
+        return ask(state.params, noise, data, state.carry, random, step=state.step)
+
+    def learn(
+        state: State, generation: Generation, fitness: Array, carry: PyTree, aux: dict
+    ) -> tuple[State, Metrics]:
         votes, std = strategy.votes(generation, fitness), strategy.vote_std(generation)
         params, opt_state = rule.update(
             votes, state.opt_state, state.params, state.step, std
@@ -109,8 +112,9 @@ def integer_algorithm(task: Task, config: Config) -> Algorithm:
         )
         return new, metrics
 
-    compiled = compilation.jit(step)
-    return Algorithm(rule.init, compiled, strategy.population, trial=step)
+    made = parts.in_jax(task, config, asked, learn, compiler=compilation.jit)
+    members = strategy.population
+    return Algorithm(rule.init, made.step, members, made.trial, parts=made)
 
 
 def strategy_of(config: Config, settings: Stepping) -> IntegerStrategy:

@@ -12,16 +12,14 @@ import time
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import PyTree
 
 from eggroll.config.schema import plain
 from eggroll.errors import UserError
 from eggroll.runs import metrics, outlines
-from eggroll.runs.checkpoint import Checkpoints
 from eggroll.runs.directory import Run, versions
 from eggroll.runs.lock import sitting
-from eggroll.training import processes
+from eggroll.runs.replaylog import Record
+from eggroll.training import processes, replay, sittings
 from eggroll.training.budget import Outcome, Progress, Stop, exhausted, is_reached
 from eggroll.training.experiment import (
     Experiment,
@@ -31,10 +29,12 @@ from eggroll.training.experiment import (
 )
 from eggroll.training.listener import Listener, Report
 from eggroll.training.placement import settled
+from eggroll.training.replay import Rebuilt
 from eggroll.training.resuming import check_beginning, notices, resumed
+from eggroll.training.saving import Saving
 from eggroll.training.signals import Interrupt, interruptible
 from eggroll.training.state import Purpose, key_for
-from eggroll.training.verdict import Verdict, of_fitness, of_parameters
+from eggroll.training.verdict import Verdict, all_finite, of_fitness, of_parameters
 
 
 Beat = Callable[[], None]
@@ -80,10 +80,8 @@ class _Loop:
         self.experiment = experiment
         self.config, self.task, self.algorithm = experiment
         self.report, self.beat = report, beat
-        self.checkpoints = Checkpoints(
-            run.checkpoints, keep=self.config.keep_checkpoints
-        )
-        self.files = run
+        self.saving = Saving(run, experiment)
+        self.checkpoints, self.files = self.saving.checkpoints, run
         self.state = initial_state(experiment)
         self.lies = placements(experiment)
         self.step = 0
@@ -107,39 +105,43 @@ class _Loop:
         else:
             recorder = metrics.Recorder(metrics.Unwritten(), [], lost)
         with recorder, self.report.bar(total, self.step):
+            self.settle = recorder.settle  # here, as ever before a checkpoint
             try:
+                self.saving.begin(self.step, sittings.facts(self.experiment))
                 return self._sit(recorder, interrupt)
             except Exception:
                 if jax.process_count() == 1:  # else the others would have to save, too
                     self._rescue()
                 raise
+            finally:
+                self.saving.close()
 
     def _sit(self, recorder: metrics.Recorder, interrupt: Interrupt) -> Stop:
         config, stop, asked = self.config, None, None
         if self.is_fresh:
             recorder.write(0, self._validate())
-            recorder.settle()  # here, as ever before a checkpoint claims its step
-            self._save()  # so that a disk that cannot be written stops us here
+            self._save(wait=True)  # so that a disk that cannot be written stops us here
         while stop is None and asked is None:
             row = self._advance()
             if not self.is_finite:
                 recorder.write(self.step, row)
-                raise UserError(of_parameters(self.step, self.checkpoints.steps()))
+                raise UserError(self._unfit())
             self._warn_of(verdict := of_fitness(row, self.step, self.experiment))
-            stop, asked = self._agreed(self._exhausted(), interrupt.signal)
+            stop, asked, is_due = self._agreed(self._exhausted(), interrupt.signal)
             if stop or self.step % config.evaluate_every == 0:
                 row |= self._validate()
                 stop = Stop.TARGET if self._has_reached_target() else stop
             recorder.write(self.step, row)
+            is_fatal = verdict is not None and verdict.is_fatal
+            self.saving.record(ends=stop is not None or is_fatal)
             self.report.advance()
             self.beat()
-            if verdict is not None and verdict.is_fatal:
+            if verdict is not None and is_fatal:
                 self._save_once()
                 raise UserError(f"{verdict.text}; all so far is in {self.files.path}")
-            if self.step % config.checkpoint_every == 0:
-                recorder.settle()
+            self.saving.check()
+            if is_due:
                 self._save()
-        recorder.settle()
         self._save_once()
         interrupt.signal = asked
         return stop or Stop.INTERRUPT
@@ -149,10 +151,10 @@ class _Loop:
         started = time.perf_counter()
         key = key_for(self.state.key, Purpose.BATCH, self.step)
         data = self.task.batch(self.state.task, self.step, key)
-        state, figures = self.algorithm.step(self.state, data)
+        state, figures, numbers = replay.stepped(self.algorithm, self.state, data)
         self.state = settled(state, self.lies)
-        told = figures, _all_finite(self.state.params)
-        figures, self.is_finite = jax.device_get(told)
+        told = figures, all_finite(self.state.params), numbers
+        figures, self.is_finite, numbers = jax.device_get(told)
         row = {name: float(value) for name, value in figures.items()}
         if "fitness/best" in row:
             self.best = max(self.best, row["fitness/best"])
@@ -166,6 +168,9 @@ class _Loop:
             evaluations=before.evaluations + self.algorithm.members,
             samples=before.samples + samples,
         )
+        if numbers:
+            so_far = dataclasses.asdict(self.progress)
+            self.saving.hold(Record(self.step, so_far, numbers))
         if self.is_compiled:
             row["evaluations/s"] = self.algorithm.members / seconds
             row[f"{self.task.samples}/s"] = samples / seconds
@@ -183,6 +188,7 @@ class _Loop:
     def _validate(self) -> dict[str, float]:
         self.validation = self._validation(Purpose.VALIDATE)
         name, value = next(iter(self.validation.items()))
+        self.saving.scores[self.step] = value
         self.report(f"step {self.step}: {name} {value:.6g}")
         figures = {f"validation/{name}": one for name, one in self.validation.items()}
         return dataclasses.asdict(self.progress) | figures
@@ -209,25 +215,36 @@ class _Loop:
 
     def _agreed(
         self, stop: Stop | None, asked: signal.Signals | None
-    ) -> tuple[Stop | None, signal.Signals | None]:
-        """Why all processes stop: the first's clock, or a signal that any got."""
-        reasons = [None, *Stop]
-        reason, number = processes.agreed(reasons.index(stop), asked or 0)
-        return reasons[reason], signal.Signals(number) if number else None
+    ) -> tuple[Stop | None, signal.Signals | None, bool]:
+        """Why all processes stop, and whether they save.
 
-    def _save(self) -> None:
-        if not _all_finite(self.state.params):
-            raise UserError(of_parameters(self.step, self.checkpoints.steps()))
+        By the first's clock; or for a signal that any got.
+        """
+        reasons = [None, *Stop]
+        mine = 2 * reasons.index(stop) + self.saving.is_due(self.step)
+        decision, number = processes.agreed(mine, asked or 0)
+        signal_ = signal.Signals(number) if number else None
+        return reasons[decision // 2], signal_, bool(decision % 2)
+
+    def _save(self, *, wait: bool = False) -> None:
+        if not all_finite(self.state.params):
+            raise UserError(self._unfit())
         facts = {
             "progress": dataclasses.asdict(self.progress),
             "config": plain(self.config),
             "versions": versions(),
         }
-        self.checkpoints.save(self.step, self.state, facts)
+        self.saving.save(self.step, self.state, facts, self.settle, wait=wait)
+
+    def _unfit(self) -> str:
+        self.saving.wait()
+        saved, is_logged = self.checkpoints.steps(), self.saving.is_logging
+        return of_parameters(self.step, saved, is_logged=is_logged)
 
     def _save_once(self) -> None:
+        self.saving.wait()
         if self.step not in self.checkpoints.steps():
-            self._save()
+            self._save(wait=True)
 
     def _rescue(self) -> None:
         """Saves what there is after an error, if that can be done."""
@@ -247,8 +264,10 @@ class _Loop:
         restored = resumed(self.files, self.checkpoints, self.state)
         for notice in notices(self.files, restored):
             self.report(notice)
-        self.state, self.step = restored.state, restored.step
-        self.progress = Progress.read(restored.facts["progress"])
+        used = Progress.read(restored.facts["progress"])
+        base = Rebuilt(restored.state, restored.step, used, self.config)
+        found = replay.caught_up(self.experiment, self.files, base, self.report)
+        self.state, self.step, self.progress, _ = found
         if stop := self._exhausted():
             raise UserError(
                 f"{self.files.path}: nothing is left to do, {stop.value}: give it more "
@@ -261,14 +280,7 @@ class _Loop:
         self.best = max(
             [self.best, *(row.get("fitness/best", -math.inf) for row in rows)]
         )
-        self.report(f"resuming at step {self.step}")
-
-
-@jax.jit
-def _all_finite(params: PyTree) -> jax.Array:
-    checks = [
-        jnp.all(jnp.isfinite(leaf))
-        for leaf in jax.tree.leaves(params)
-        if jnp.issubdtype(leaf.dtype, jnp.inexact)
-    ]
-    return jnp.all(jnp.asarray(checks))
+        self.saving.recall(rows)
+        last = self.step - restored.step
+        how = f", the last {last} of them from the replay log" if last else ""
+        self.report(f"resuming at step {self.step}{how}")

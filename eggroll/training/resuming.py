@@ -27,7 +27,12 @@ def resumed(run: Run, checkpoints: Checkpoints, like: State) -> Restored:
 def notices(run: Run, restored: Restored) -> list[str]:
     """What differs from a run that never stopped, in words."""
     facts: dict[str, Any] = restored.facts
+    afresh = (
+        "what members keep from step to step was not in the log that this run was made "
+        "from: it begins afresh, and figures differ from those of that run"
+    )
     return [
+        *([afresh] if facts.get("is_afresh") else []),
         *(
             f"checkpoint {step} is damaged and passed over: {reason}"
             for step, reason in restored.damaged.items()

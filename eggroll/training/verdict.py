@@ -3,6 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
 from eggroll.training.experiment import Experiment
 
 
@@ -47,11 +51,30 @@ def of_fitness(
     return Verdict(f"{text}; from now on such steps are counted only", is_fatal=False)
 
 
-def of_parameters(step: int, saved: Sequence[int]) -> str:
-    """What to say of parameters that are not finite; `saved`: of which steps are."""
+def of_parameters(step: int, saved: Sequence[int], *, is_logged: bool = False) -> str:
+    """What to say of parameters that are not finite.
+
+    Args:
+        step: After which they are not.
+        saved: Of which steps there are checkpoints.
+        is_logged: Whether the steps between are in a log.
+    """
     kept = ", ".join(map(str, saved)) or "none"
     where = f"from step {saved[-1]}, the last good checkpoint" if saved else "nothing"
+    if saved and is_logged:
+        where = f"(at step {step - 1}), or first `eggroll rewind` to an earlier step"
     return (
         f"step {step}: the parameters hold NaN or infinity, so they are not saved: "
         f"lower the learning rate and resume {where} (there is: {kept})"
     )
+
+
+@jax.jit
+def all_finite(params: PyTree) -> jax.Array:
+    """Whether all floats among the parameters are finite."""
+    checks = [
+        jnp.all(jnp.isfinite(leaf))
+        for leaf in jax.tree.leaves(params)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    return jnp.all(jnp.asarray(checks))

@@ -16,7 +16,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from eggroll.config import Config, Natural
-from eggroll.training import Algorithm, Metrics, State, evolution
+from eggroll.training import (
+    Algorithm,
+    Evaluated,
+    Metrics,
+    Parts,
+    State,
+    evolution,
+    parts,
+)
 from tasks.control.host_environment import HostEnvironment, describe
 from tasks.control.normalisation import Moments, merge, moments, no_moments
 from tasks.control.pool import Played, Pool, play
@@ -222,25 +230,41 @@ class HostControl(Control):
 
 def _evolution(task: HostControl, config: Config, *, rank: int | None) -> Algorithm:
     init, ask, learn, strategy = evolution(task, config, rank=rank)
-    members, trial = config.strategy.population, ask
-    ask, learn = jax.jit(ask), jax.jit(learn)
+    members = config.strategy.population
+    usual = parts.in_jax(task, config, ask, learn)
+    asked, learn = jax.jit(ask), jax.jit(learn)
 
-    def step(state: State, data: HostData) -> tuple[State, Metrics]:
+    def evaluate(state: State, data: HostData) -> Evaluated:
         generations = []
 
         def act(data: HostData, carry: Carry) -> tuple[Carry, dict[str, Any]]:
-            results, generation = ask(state._replace(carry=carry), data)
+            results, generation = asked(state._replace(carry=carry), data)
             generations[:] = [generation]
             return results[1:]
 
         played, observed = task.play(act, data, state.carry, members)
         fitness = played.returns.mean(axis=1).astype(np.float32)
-        lengths = played.lengths
-        aux = {
-            "steps": lengths.sum(axis=1),
-            "metrics": {"episode_length": lengths.mean(axis=1).astype(np.float32)},
-            "observed": observed,
-        }
-        return learn(state, *generations, fitness, state.carry, aux)
+        aux = _told(played.lengths, observed)
+        return Evaluated(generations[0], fitness, state.carry, aux)
 
-    return Algorithm(init, step, members, trial=trial, strategy=strategy)
+    def learnt(state: State, found: Evaluated) -> tuple[State, Metrics]:
+        return learn(state, *found[:4])
+
+    def blank(state: State) -> Evaluated:
+        aux = _told(np.zeros((members, task.episodes), np.int64), state.carry.observed)
+        generation, fitness = usual.blank(state).generation, np.zeros(members)
+        return Evaluated(generation, fitness.astype(np.float32), state.carry, aux)
+
+    made = Parts(evaluate, learnt, blank, carries=lambda: False, trial=ask)
+    return Algorithm(init, made.step, members, ask, None, strategy, made)
+
+
+def _told(
+    lengths: Int[np.ndarray, "members episodes"], observed: PyTree
+) -> dict[str, Any]:
+    """What the episodes of all members tell beside their returns."""
+    return {
+        "steps": lengths.sum(axis=1),
+        "metrics": {"episode_length": lengths.mean(axis=1).astype(np.float32)},
+        "observed": observed,
+    }

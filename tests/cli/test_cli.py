@@ -202,7 +202,7 @@ def test_a_process_that_is_stopped_anywhere_resumes_to_the_same_parameters(
     words = (path, "--generations", "3000", "--evaluate-every", "1000")
     process = start(tmp_path, "train", *words, "--checkpoint-every", "50")
     run = tmp_path / "runs" / "line"
-    wait_for_step(run / "metrics.jsonl", 60)
+    wait_for_step(run / "metrics.jsonl", 110)  # so that 50 is written
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
     stopped = max(Checkpoints(run / "checkpoints").steps())
@@ -212,7 +212,7 @@ def test_a_process_that_is_stopped_anywhere_resumes_to_the_same_parameters(
         assert (
             f"step {stopped} is saved; go on with: eggroll train --resume {run}" in said
         )
-    end = stopped + 100
+    end = stopped + 200
     assert command("train", "--resume", run, "--generations", end) == 0
     assert command("train", *words, "--generations", end, "--name", "whole") == 0
     assert parameters(run, end) == parameters(tmp_path / "runs" / "whole", end)

@@ -78,6 +78,26 @@ class Remembering(Line):
 
 
 @dataclasses.dataclass(frozen=True)
+class Sharing(Line):
+    """`Line` with a state that all share and data, both with keys among them."""
+
+    def initial_state(self):
+        return {"seen": jnp.zeros(2), "key": jax.random.key(7)}
+
+    def batch(self, state, step, key):
+        x, y = super().batch(state, step, key)
+        return x, y + 0.01 * state["seen"], key
+
+    def evaluate(self, params, data, carry, key):
+        return super().evaluate(params, data[:2], carry, key)
+
+    def update_state(self, state, aux):
+        told = jnp.mean(aux["metrics"]["error"]) * jnp.arange(2)
+        key = jax.random.fold_in(state["key"], 1)
+        return {"seen": state["seen"] + told, "key": key}
+
+
+@dataclasses.dataclass(frozen=True)
 class ScoredOutside(Line):
     """`Line` whose fitness is computed by NumPy on the host."""
 

@@ -239,7 +239,8 @@ def test_a_step_is_compiled_once(tmp_path):
         key = jax.random.key(step)
         data = experiment.task.batch(state.task, step, key)
         state, _ = experiment.algorithm.step(state, data)
-    assert experiment.algorithm.step._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
+    parts = experiment.algorithm.parts
+    assert parts.evaluate._cache_size() == parts.learn._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess, reportOptionalMemberAccess]
 
 
 @pytest.mark.slow

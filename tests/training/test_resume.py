@@ -85,10 +85,10 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch)
 def test_a_full_disk_stops_the_run_and_leaves_what_was_saved(tmp_path, monkeypatch):
     save = Checkpoints.save
 
-    def full(self, step, state, facts):
-        if step == 10:
-            raise UserError("the checkpoint of step 10 cannot be written: disk full")
-        save(self, step, state, facts)
+    def full(self, step, state, facts, **options):
+        if step >= 10:
+            raise UserError(f"checkpoint {step} cannot be written: disk full")
+        return save(self, step, state, facts, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", full)
@@ -145,9 +145,9 @@ def test_figures_are_on_the_disk_before_a_checkpoint_claims_their_step(
     def settle(self):
         order.append("figures")
 
-    def saved(self, step, state, facts):
+    def saved(self, step, state, facts, **options):
         order.append(step)
-        save(self, step, state, facts)
+        return save(self, step, state, facts, **options)
 
     monkeypatch.setattr(metrics.JsonLines, "settle", settle)
     monkeypatch.setattr(Checkpoints, "save", saved)
