@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -206,15 +206,31 @@ def table_of_times(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         cells = [f"{row['population']:,}", row["rank"], str(row["devices"])]
         lines.append(f"| {' | '.join(cells)} | {row['processor_seconds']:.3g} |")
+    return "\n".join([*lines, "", *_exponents(rows)])
+
+
+def _exponents(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """How times and operations grow; with the rank, operations beyond the model's."""
+    of = lambda name, some: [row[name] for row in some]
     alone = [r for r in rows if r["devices"] == 1 and r["rank"] == "1"]
-    lines.append(f"\nexponent of the time in the population: {_exponent(alone):.2f}")
-    return "\n".join(lines)
+    population = of("population", alone)
+    seconds = _exponent(population, of("processor_seconds", alone))
+    yield f"seconds grow with the population as its power {seconds:.2f}"
+    flops = _exponent(population, of("flops_a_device", alone))
+    yield f"operations with the population: {flops:.3f}"
+    spread = [r for r in rows if r["population"] == 2**14]
+    flops = _exponent(of("devices", spread), of("flops_a_device", spread))
+    yield f"operations of a device with the devices: {flops:.3f}"
+    ranked = [r for r in rows if r["population"] == 2**12 and r["rank"] != "full"]
+    ranks, flops = [int(r["rank"]) for r in ranked], of("flops_a_device", ranked)
+    shared = flops[0] - (flops[1] - flops[0]) / (ranks[1] - ranks[0]) * ranks[0]
+    beyond = _exponent(ranks, [x - shared for x in flops])
+    yield f"operations beyond those of any rank with the rank: {beyond:.3f}"
 
 
-def _exponent(rows: Sequence[dict[str, Any]]) -> float:
-    """The slope of log time over log population, by least squares."""
-    x = [math.log(row["population"]) for row in rows]
-    y = [math.log(row["processor_seconds"]) for row in rows]
+def _exponent(x: Sequence[float], y: Sequence[float]) -> float:
+    """The slope of log y over log x, by least squares."""
+    x, y = [math.log(one) for one in x], [math.log(one) for one in y]
     mx, my = sum(x) / len(x), sum(y) / len(y)
     above = sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True))
     return above / sum((a - mx) ** 2 for a in x)
