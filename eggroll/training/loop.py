@@ -20,15 +20,10 @@ from eggroll.runs.directory import Run, versions
 from eggroll.runs.lock import sitting
 from eggroll.runs.replaylog import Record
 from eggroll.training import processes, replay, sittings
+from eggroll.training.ahead import Steps
 from eggroll.training.budget import Outcome, Progress, Stop, exhausted, is_reached
-from eggroll.training.experiment import (
-    Experiment,
-    initial_state,
-    placements,
-    validated,
-)
+from eggroll.training.experiment import Experiment, initial_state, validated
 from eggroll.training.listener import Listener, Report
-from eggroll.training.placement import settled
 from eggroll.training.replay import Rebuilt
 from eggroll.training.resuming import check_beginning, notices, resumed
 from eggroll.training.saving import Saving
@@ -83,7 +78,7 @@ class _Loop:
         self.saving = Saving(run, experiment)
         self.checkpoints, self.files = self.saving.checkpoints, run
         self.state = initial_state(experiment)
-        self.lies = placements(experiment)
+        self.steps = Steps(experiment)
         self.step = 0
         self.progress = Progress()
         self.best = -math.inf  # raw fitness of a member, over all sittings
@@ -148,18 +143,12 @@ class _Loop:
 
     def _advance(self) -> dict[str, float]:
         """Makes one step; returns its figures."""
-        started = time.perf_counter()
-        key = key_for(self.state.key, Purpose.BATCH, self.step)
-        data = self.task.batch(self.state.task, self.step, key)
-        state, figures, numbers = replay.stepped(self.algorithm, self.state, data)
-        self.state = settled(state, self.lies)
-        told = figures, all_finite(self.state.params), numbers
-        figures, self.is_finite, numbers = jax.device_get(told)
+        made = self.steps.make(self.state, self.step, another=self._goes_on())
+        self.state, figures, self.is_finite, numbers, seconds = made
         row = {name: float(value) for name, value in figures.items()}
         if "fitness/best" in row:
             self.best = max(self.best, row["fitness/best"])
             row["fitness/best_ever"] = self.best
-        seconds = time.perf_counter() - started
         self.step += 1
         samples, before = row.pop("samples"), self.progress
         self.progress = Progress(
@@ -178,6 +167,12 @@ class _Loop:
             row["compile_seconds"] = seconds
             self.is_compiled = True
         return row | dataclasses.asdict(self.progress)
+
+    def _goes_on(self) -> bool:
+        """Whether the step after the next one follows that at once."""
+        after, last = self.step + 1, self.config.budget.generations
+        validates = after % self.config.evaluate_every == 0
+        return self.is_compiled and not validates and after != last
 
     def _warn_of(self, verdict: Verdict | None) -> None:
         """Tells, once a sitting, of a step that learnt nothing."""

@@ -63,6 +63,8 @@ class Parts(NamedTuple):
         carries: Whether an evaluation changes what members keep from step to step, so
             that fitness alone does not tell the next state.
         trial: `(state, data) -> ...`: as much of both as can be traced.
+        is_in_jax: Whether the host has no part in a step, which can then be begun
+            before what the last one found is known.
     """
 
     evaluate: Callable[[State, PyTree], Evaluated]
@@ -70,6 +72,7 @@ class Parts(NamedTuple):
     blank: Callable[[State], Evaluated]
     carries: Callable[[], bool]
     trial: Callable[[State, PyTree], Any]
+    is_in_jax: bool = False
 
     def step(self, state: State, data: PyTree) -> tuple[State, Metrics]:
         """Both, one after the other."""
@@ -113,6 +116,7 @@ def in_jax(
         _blank(task, config, evaluated, lies, compiler),
         functools.cache(lambda: changes_carry(task, config)),
         trial=lambda state, data: learnt(state, evaluated(state, data)),
+        is_in_jax=True,
     )
 
 

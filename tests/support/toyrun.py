@@ -8,7 +8,7 @@ import toy
 from eggroll import runs, training
 from eggroll.config import Config, override, resolve
 from eggroll.runs import Run, metrics
-from eggroll.training import Outcome
+from eggroll.training import Outcome, ahead
 
 
 TIMES = (
@@ -59,7 +59,11 @@ def figures(run: Run) -> list[dict[str, float]]:
 
 
 def interrupt_at(monkeypatch, task: str, step: int, action) -> None:
-    """Makes the batch of one step do something unforeseen, once."""
+    """Makes the batch of one step do something unforeseen, once.
+
+    No step is begun ahead, so that all before it is written.
+    """
+    monkeypatch.setattr(ahead, "LONGEST", 0.0)
     cls, done = getattr(toy, task), []
     batch = cls.batch
 
