@@ -28,7 +28,7 @@ ELEMENTWISE = {
 
 # Those whose result is their operand, seen otherwise.
 VIEWS = {
-    *("bitcast_convert_type", "copy", "expand_dims", "random_unwrap", "random_wrap"),
+    *("bitcast_convert_type", "copy", "random_unwrap", "random_wrap"),
     *("reshape", "squeeze", "stop_gradient", "name"),
 }
 

@@ -20,7 +20,7 @@ from eggroll.perturbation import jaxprs
 
 
 # Operations that write into an operand, if nobody needs it any more.
-IN_PLACE = {*("scatter", "scatter-add", "scatter_add"), *ELEMENTWISE}
+IN_PLACE = {*("scatter", "scatter-add"), *ELEMENTWISE}
 
 
 class Footprint(NamedTuple):
@@ -145,22 +145,21 @@ def _places(
 def _inner_peak(op: Op, shared: Sequence[bool], extra: Callable) -> int:
     """The most bytes that the functions of an operation take."""
 
-    def of(inner: Any, skipped: int = 0, **how: Any) -> int:
+    def of(inner: Jaxpr, skipped: int = 0, **how: Any) -> int:
         common = [i for i, is_shared in enumerate(shared[skipped:]) if is_shared]
-        return peak(jaxprs.close(inner).jaxpr, shared=common, extra=extra, **how)
+        return peak(inner, shared=common, extra=extra, **how)
 
     if op.name == "scan":
         body, start, count, _ = jaxprs.scan_parts(op.eqn)
-        return of(body, reusable=range(start, start + count))
+        return of(body.jaxpr, reusable=range(start, start + count))
     if op.name == "while":
         _, body, n_condition, n_body = jaxprs.while_parts(op.eqn)
         states = range(n_body, len(body.jaxpr.invars))
-        return of(body, n_condition, reusable=states)
+        return of(body.jaxpr, n_condition, reusable=states)
     if op.name == "cond":
         each = jaxprs.branches(op.eqn)
-        return max(of(branch, 1, counts_results=False) for branch in each)
+        return max(of(branch.jaxpr, 1, counts_results=False) for branch in each)
     if op.name == "shard_map":
         body = jaxprs.shard_map_parts(op.eqn).body
-        return of(body, counts_results=False)
-    inner = jaxprs.functions(op.eqn)
-    return max((of(function) for function in inner), default=0)
+        return of(body.jaxpr, counts_results=False)
+    return max(map(of, jaxprs.functions(op.eqn)), default=0)

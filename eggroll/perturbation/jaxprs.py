@@ -250,10 +250,11 @@ def shard_map_parts(eqn: JaxprEqn) -> ShardMap:
     return ShardMap(body, params["in_specs"], params["out_specs"], options)
 
 
-def functions(eqn: JaxprEqn) -> list[ClosedJaxpr]:
-    """All functions that an equation holds, whatever for."""
+def functions(eqn: JaxprEqn) -> list[Jaxpr]:
+    """All functions that an equation holds, whatever for, without their constants."""
     found = jax.tree.leaves([*eqn.params.values()])
-    return [close(x) for x in found if isinstance(x, (Jaxpr, ClosedJaxpr))]
+    closed = [x.jaxpr for x in found if isinstance(x, ClosedJaxpr)]
+    return closed + [x for x in found if isinstance(x, Jaxpr)]
 
 
 def is_literal(atom: Any) -> bool:

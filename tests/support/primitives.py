@@ -15,7 +15,7 @@ from types import ModuleType
 import jax
 from jax.extend.core import Primitive
 
-from eggroll.evolution import memory
+from eggroll.evolution import buffers, footprint
 from eggroll.perturbation import dependence, flow, jaxprs, transform
 
 
@@ -34,7 +34,8 @@ RULES = frozenset({*transform.RULES, *jaxprs.INLINED})
 # What else is known by name: how data flow, and what memory is planned for.
 OTHERS = frozenset(
     {*flow.ELEMENTWISE, *flow._PRODUCTS, *flow._SOLVERS, *flow._SUMS}
-    | {*dependence._ALIKE, *memory.VIEWS, *memory.IN_PLACE}
+    | {*dependence._ALIKE, *buffers.SHARED, *buffers.VIEWS, *buffers.SUMS}
+    | footprint.IN_PLACE
 )
 
 
