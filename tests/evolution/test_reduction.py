@@ -157,9 +157,8 @@ def test_members_are_summed_once_unless_they_are_replayed():
     assert flops["scatter"] < 1.05 * flops["reduce"]
 
 
-@pytest.mark.parametrize(
-    "model", [1, pytest.param(2, marks=pytest.mark.slow, id="model")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [1, 2])
 def test_an_optimiser_outside_keeps_what_is_scattered(model):
     mesh = eggroll.population_mesh(jax.devices()[:8], model=model)
     partition = PARTITION if model > 1 else {}

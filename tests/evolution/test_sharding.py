@@ -51,7 +51,16 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+DEAR = ("shared", "without pairs")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(x, marks=[pytest.mark.slow] if name in DEAR else [], id=name)
+        for name, x in SETTINGS.items()
+    ],
+)
 def test_eight_devices_give_what_one_gives(settings):
     (value, out), grads = run(8, **settings)
     (expected_value, expected_out), expected = run(None, **settings)

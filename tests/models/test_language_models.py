@@ -20,7 +20,13 @@ MODELS = {
 TOKENS = np.random.default_rng(0).integers(1, 32, 12).astype(np.uint8)
 
 
-@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, marks=[pytest.mark.slow] if name == "gru" else [], id=name)
+        for name, make in MODELS.items()
+    ],
+)
 def test_no_logit_depends_on_a_later_token(make):
     model = make()
     changed = TOKENS.copy()

@@ -63,7 +63,7 @@ def test_impossible_models_are_refused(make, message):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "gru"])
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("shared", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_each_agent_of_a_team_is_a_network_of_its_own(kind, shared, getkey):
     """With shared parameters the same one, with its own memory in either case."""
     options = {"hidden": (6,), "activation": "tanh"}

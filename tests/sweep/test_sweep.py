@@ -106,10 +106,8 @@ def test_each_trial_and_seed_is_an_ordinary_run_with_the_overrides(path, tmp_pat
             assert metrics.read(run.metrics)[-1]["validation/error"] == result.value
 
 
-KILLED = pytest.param(kill, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("stop", [KILLED, interrupt])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [kill, interrupt])
 def test_a_stopped_sweep_goes_on_as_if_it_had_never_stopped(
     path, tmp_path, monkeypatch, stop
 ):

@@ -175,10 +175,10 @@ def test_nan_is_never_learnt_from(at, void, total):
 SMALL = PPOSettings(workers=16, steps=16, minibatches=4)
 
 
-LIKELIEST = pytest.param(True, marks=pytest.mark.slow)
+LIKELIEST = CONTINUOUS = pytest.param(True, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("is_continuous", [False, True])
+@pytest.mark.parametrize("is_continuous", [False, CONTINUOUS])
 @pytest.mark.parametrize("deterministic", [False, LIKELIEST])
 def test_ppo_learns_to_aim(is_continuous, deterministic):
     task = Control(

@@ -31,7 +31,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = "what is shared, keys among it"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[] if x == QUICK else [pytest.mark.slow]) for x in CASES],
+)
 def test_a_killed_run_loses_no_step_and_evaluates_none_again(
     name, tmp_path, monkeypatch
 ):
@@ -189,6 +195,7 @@ def test_a_torn_tail_is_dropped_and_told(tmp_path, monkeypatch):
     assert digests(resumed.state) == digests(outcome.state)
 
 
+@pytest.mark.slow
 def test_where_members_keep_something_steps_are_evaluated_again(
     tmp_path, monkeypatch, capsys
 ):

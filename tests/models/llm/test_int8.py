@@ -54,7 +54,10 @@ def drawn(model: Any, dtype: Any = jnp.float32) -> Any:
     return jax.tree.map(lambda x: x + jnp.asarray(0.01, x.dtype), params)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[pytest.mark.slow] if x == "rwkv7" else []) for x in MODELS],
+)
 def test_a_model_computes_with_what_they_stand_for(name, monkeypatch):
     model = MODELS[name]
     monkeypatch.setattr(int8, "BLOCK", 7 * model.config.width)  # 61 = 8 · 7 + 5

@@ -73,7 +73,9 @@ def test_logits_are_those_of_the_package(params):
         np.testing.assert_allclose(ours, theirs[-1], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("unrolled", [False, True])
+@pytest.mark.parametrize(
+    "unrolled", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_greedy_tokens_are_those_of_the_package(unrolled, params):
     model = dataclasses.replace(MODEL, unrolled=unrolled)
     run = quick.jit(lambda p, *rows: greedy(model, p, *rows, NEW))
@@ -157,6 +159,7 @@ def test_reading_at_once_is_reading_step_by_step(params):
     jax.tree.map(close, steps, state)
 
 
+@pytest.mark.slow
 def test_layers_one_by_one_are_layers_scanned(params):
     model = dataclasses.replace(MODEL, unrolled=True)
     rows = padded(parity_rwkv.prompts(CONFIG))

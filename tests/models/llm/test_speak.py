@@ -59,6 +59,7 @@ def test_an_answer_is_what_is_generated_after_the_template(file, capsys):
     assert "tokens/s" in out
 
 
+@pytest.mark.slow
 def test_a_directory_says_what_the_file_says(file, tmp_path, capsys):
     needs_the_extra()
     directory = tmp_path / "model"
