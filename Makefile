@@ -6,6 +6,9 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
 PYTHON_NEWEST ?= python3.13
 EXTRAS ?= cli,dev,rl
 PYTEST_FLAGS ?= -n auto
+# Small programs are compiled rather than run: without optimisation, in two thirds of the
+# time. (The slow tests, which run, are compiled as users have it.)
+QUICK := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0"
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -62,7 +65,7 @@ results-reasoning: venv  ## compare EGGROLL, OpenES, GRPO, MeZO and RandOpt (hou
 	$(BIN)/python -m benchmarks.reasoning run --lanes 2
 
 test: venv  ## run the tests
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(QUICK) $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-slow: venv  ## run the slow tests too
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not parity and not distributed'
@@ -71,7 +74,7 @@ test-distributed: venv  ## run the tests of several processes on this machine
 	$(BIN)/python -m pytest -m distributed tests/distributed
 
 test-newest: $(NEWEST_STAMP)  ## run the tests on the newest Python and JAX
-	$(NEWEST)/python -m pytest $(PYTEST_FLAGS)
+	$(QUICK) $(NEWEST)/python -m pytest $(PYTEST_FLAGS)
 
 test-parity: $(PARITY_STAMP)  ## make golden files afresh and compare with other libraries
 	RWKV_V7_ON=1 $(PARITY)/python -m pytest -m parity tests/models/llm

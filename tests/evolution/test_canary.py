@@ -7,6 +7,7 @@ Those that are known are in `eggroll.evolution.compilers` and docs/compilers.md;
 import jax
 import numpy as np
 import pytest
+import quick
 from canary import ROUNDING, IntegerProgram, Program, agree, battery, checked
 
 
@@ -66,7 +67,7 @@ def test_gradients_of_one_chunk_and_of_many_agree(program):
     fitness = fitness.reshape(program.population, -1).sum(axis=1).astype(np.float32)
 
     def gradient(chunk):
-        grads = jax.jit(program.strategy(chunk).gradient)(generation, fitness)
+        grads = quick.thorough(program.strategy(chunk).gradient)(generation, fitness)
         return np.concatenate([np.ravel(x) for x in jax.tree.leaves(grads)])
 
     whole, parts = gradient(program.population), gradient(CHUNK)
