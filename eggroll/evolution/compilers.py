@@ -70,8 +70,8 @@ def frugal() -> dict[str, Any]:
     """Options of compilation with which programs take less memory, at the same speed.
 
     XLA's CPU backend orders what has no order so that much can run at once, and keeps
-    much at once: two to three times the temporary arrays where all leaves of a model
-    are updated. Asked to, it orders as other backends do, with the same results.
+    much at once: up to 2.6 times the temporary arrays, where all leaves of a model are
+    updated. Asked to, it orders as other backends do, with the same results.
     """
     if jax.default_backend() != "cpu":
         return {}

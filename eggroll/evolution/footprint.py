@@ -4,7 +4,7 @@ XLA decides what is kept in memory when it compiles; what it decides follows a f
 in all but the details: chains of elementwise operations become one kernel and keep
 nothing between, a result is written over an operand of its size that is not needed any
 more, loops overwrite their state. The walk here knows these rules and no more. It takes
-milliseconds where compiling takes seconds, and is right to a quarter
+milliseconds where compiling takes seconds, and is right to about a quarter
 (tests/evolution/test_footprint.py holds it against the compiled programs).
 """
 

@@ -81,7 +81,7 @@ def placements(experiment: Experiment) -> Any:
 
 
 def memory(experiment: Experiment) -> Footprint:
-    """What a step takes of each device, told from its trace.
+    """What a step takes of each device, told from its trace: its larger program.
 
     What is divided among devices along other axes than the population's counts whole,
     if it is computed in between.
@@ -89,16 +89,23 @@ def memory(experiment: Experiment) -> Footprint:
     like = jax.eval_shape(
         functools.partial(_state, experiment), experiment.task.params_like()
     )
-    traced = jax.make_jaxpr(experiment.algorithm.trial)
-    found = footprint(traced(like, experiment.task.batch_like()))
     lies = jax.tree.leaves(placements(experiment))
     arrays = zip(jax.tree.leaves(like), lies, strict=True)
-    whole = sum(map(bytes_of, jax.tree.leaves(like)))
     part = lambda x, lie: math.prod(lie.shard_shape(x.shape)) * x.dtype.itemsize
-    here = sum(part(x, lie) for x, lie in arrays)
-    return found._replace(
-        arguments=found.arguments - whole + here, results=found.results - whole + here
-    )
+    elsewhere = sum(bytes_of(x) - part(x, lie) for x, lie in arrays)
+    algorithm, given = experiment.algorithm, experiment.task.batch_like()
+    programs = (algorithm.parts and algorithm.parts.programs) or (algorithm.trial,)
+    every = []
+    for program in programs:  # the second takes what the first one found
+        traced, found = jax.make_jaxpr(program, return_shape=True)(like, given)
+        taken, given = footprint(traced), found
+        returned = elsewhere if isinstance(found[0], State) else 0
+        every.append(
+            taken._replace(
+                arguments=taken.arguments - elsewhere, results=taken.results - returned
+            )
+        )
+    return max(every, key=lambda one: one.peak)
 
 
 def _state(experiment: Experiment, params: PyTree) -> State:

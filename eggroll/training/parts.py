@@ -65,6 +65,7 @@ class Parts(NamedTuple):
         trial: `(state, data) -> ...`: as much of both as can be traced.
         is_in_jax: Whether the host has no part in a step, which can then be begun
             before what the last one found is known.
+        programs: What `evaluate` and `learn` compile, where it can be traced.
     """
 
     evaluate: Callable[[State, PyTree], Evaluated]
@@ -73,6 +74,7 @@ class Parts(NamedTuple):
     carries: Callable[[], bool]
     trial: Callable[[State, PyTree], Any]
     is_in_jax: bool = False
+    programs: tuple[Callable[..., Any], ...] = ()
 
     def step(self, state: State, data: PyTree) -> tuple[State, Metrics]:
         """Both, one after the other."""
@@ -117,6 +119,7 @@ def in_jax(
         functools.cache(lambda: changes_carry(task, config)),
         trial=lambda state, data: learnt(state, evaluated(state, data)),
         is_in_jax=True,
+        programs=(evaluated, learnt),
     )
 
 
@@ -151,7 +154,8 @@ def on_host(
         found = usual.blank(state)
         return found._replace(fitness=np.zeros(found.fitness.shape))
 
-    return Parts(evaluate, learnt, blank, usual.carries, usual.trial)
+    trial, programs = usual.trial, usual.programs
+    return Parts(evaluate, learnt, blank, usual.carries, trial=trial, programs=programs)
 
 
 def changes_carry(task: Task, config: Config) -> bool:
