@@ -31,9 +31,11 @@ CASES = ((256, 4096, 1), (256, 4096, 20), (1024, 1024, 1), (1024, 1024, 20))
 
 
 class MLP(nnx.Module):
-    def __init__(self, width: int, rngs: nnx.Rngs):
-        layers = (nnx.Linear(width, width, rngs=rngs) for _ in range(DEPTH))
-        self.layers = nnx.List(layers)
+    def __init__(self, width: int, rngs: nnx.Rngs, dtype: Any = jnp.float32):
+        layer = lambda: nnx.Linear(
+            width, width, dtype=dtype, param_dtype=dtype, rngs=rngs
+        )
+        self.layers = nnx.List([layer() for _ in range(DEPTH)])
 
     def __call__(self, x):
         for layer in self.layers:
@@ -41,17 +43,24 @@ class MLP(nnx.Module):
         return x
 
 
-def cases(width: int, population: int, steps: int) -> dict[str, Callable[[], Any]]:
+def model(width: int, dtype: Any = jnp.float32) -> tuple[Any, Callable]:
+    """Parameters, and the function of them and of rows."""
+    graph, params = nnx.split(MLP(width, nnx.Rngs(0), dtype))
+    return params, lambda params, x: nnx.merge(graph, params)(x)
+
+
+def cases(
+    width: int, population: int, steps: int, dtype: Any = jnp.float32
+) -> dict[str, Callable[[], Any]]:
     """The calls to be timed, by name."""
-    graph, params = nnx.split(MLP(width, nnx.Rngs(0)))
-    inputs = jax.random.normal(jax.random.key(1), (population, width))
+    params, once = model(width, dtype)
+    inputs = jax.random.normal(jax.random.key(1), (population, width), dtype)
     key = jax.random.key(2)
 
     def apply(params, x):
-        model = nnx.merge(graph, params)
         if steps == 1:
-            return model(x)
-        return lax.scan(lambda x, _: (model(x), None), x, None, length=steps)[0]
+            return once(params, x)
+        return lax.scan(lambda x, _: (once(params, x), None), x, None, length=steps)[0]
 
     def call(function: Callable) -> Callable[[], Any]:
         compiled = jax.jit(function)

@@ -17,6 +17,7 @@ References:
 import dataclasses
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import lax
@@ -228,9 +229,10 @@ def _stage(x: Int8[Array, "*shape"]) -> Int8[Array, "*shape"]:
 
     XLA's CPU backend would rather compute a chain of elementwise operations anew in
     each of its consumers, which doubles the cost of the forward pass. (That backend
-    drops the mark before it could matter, unless told not to.)
+    drops the mark before it could matter, unless told not to.) Others know better: on
+    an H100 a perturbed forward pass takes 0.84 of the time without marks.
     """
-    return lax.optimization_barrier(x)
+    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 
 def log_probability(

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Int, Int8, Num, PRNGKeyArray, UInt32
 
 from eggroll.evolution import kernels
@@ -148,7 +149,7 @@ def _taken(
     size = _columns(shapes, distribution.bits)
     zero = np.uint32(0)
     words = [
-        jax.lax.dynamic_slice(half, (zero, start), (half.shape[0], size))
+        lax.dynamic_slice(half, (zero, start), (half.shape[0], size))
         for half in (first, second)
     ]
     if len(shapes) == 1:
@@ -177,8 +178,9 @@ def _words(
 ) -> tuple[UInt32[Array, "pairs columns"], UInt32[Array, "pairs columns"]]:
     """Runs the generator for each pair: each leaf's key with the counters 0, 1, ...
 
-    A loop, so that its results are kept: without one the compiler would run the
-    generator anew wherever a bit is used.
+    The results are kept: else the compiler would run the generator anew wherever a bit
+    is used. (Where what is kept need not come out of a loop, the words of all pairs are
+    made at once, and translated on their way.)
     """
     key = keys[np.repeat(np.arange(len(columns)), columns)].T
     counters = np.concatenate([np.arange(n, dtype=np.uint32) for n in columns])
@@ -191,9 +193,15 @@ def _words(
     count = pairs.shape[0]
     rows = -(-count // _BLOCKS)
     padded = jnp.pad(pairs.astype(jnp.uint32), (0, rows * _BLOCKS - count))
-    halves = jax.lax.map(block, padded.reshape(_BLOCKS, rows))
-    if distribution.translate is not None:
-        halves = (jax.lax.map(distribution.translate, half) for half in halves)
+    blocks, translate = padded.reshape(_BLOCKS, rows), distribution.translate
+    if translate is None:
+        halves = kernels.in_turn(block, blocks)
+    elif kernels.barriers_hold():
+        both = lambda pairs: tuple(translate(half) for half in block(pairs))
+        halves = kernels.in_turn(both, blocks)
+    else:
+        halves = kernels.in_turn(block, blocks)
+        halves = (kernels.in_turn(translate, half) for half in halves)
     return tuple(half.reshape(-1, len(counters))[:count] for half in halves)
 
 
@@ -206,9 +214,9 @@ def _for_members(
     """Copies the words of a pair to its members, complemented where the sign is -1.
 
     The second word of a call belongs to the second factor, which is not mirrored,
-    unless the leaf has one factor alone. This is a loop over the two so that its
-    results are kept: else each bit that is used would be found by way of all this
-    again.
+    unless the leaf has one factor alone. On a CPU this is a loop over the two so that
+    its results are kept: else each bit that is used would be found by way of all this
+    again, which accelerators do while they wait for memory.
     """
     ones = np.uint32(0xFFFFFFFF)
     mirrored = np.stack([np.full(alone.shape, ones), np.where(alone, ones, 0)])
@@ -218,7 +226,8 @@ def _for_members(
         words, mask = half
         return jnp.repeat(words, repeat, axis=0) ^ (flip & mask[None])
 
-    return jax.lax.map(expand, (jnp.stack(words), mirrored.astype(np.uint32)))
+    both = (jnp.stack(words), mirrored.astype(np.uint32))
+    return jax.vmap(expand)(both) if kernels.barriers_hold() else lax.map(expand, both)
 
 
 def _fold_name(key: PRNGKeyArray, name: str) -> PRNGKeyArray:

@@ -10,9 +10,11 @@ import quick
 from jax.extend.random import threefry_2x32
 
 import eggroll
-from eggroll.evolution import distributions
+from eggroll.evolution import distributions, kernels, noise
 from eggroll.evolution.distributions import DISTRIBUTIONS
 from eggroll.evolution.noise import member_key, threefry2x32
+from eggroll.perturbation.layout import Layout
+from eggroll.perturbation.rules import full_rank, low_rank
 
 
 KEY = jax.random.key(0)
@@ -194,6 +196,26 @@ def test_vmap_changes_nothing():
     draw = lambda key: ask(jnp.zeros(5), key)[0][0]
     together, alone = jax.vmap(draw)(keys), jnp.stack([draw(key) for key in keys])
     np.testing.assert_array_equal(together, alone)
+
+
+@pytest.mark.parametrize("kind", DISTRIBUTIONS)
+def test_what_keeps_words_changes_nothing(kind, monkeypatch):
+    """Loops do on a CPU; elsewhere barriers: the way of accelerators."""
+    layouts = (
+        Layout("w", (6, 5), "float32", low_rank(2), (), (0,), (1,)),
+        Layout("b", (7,), "float32", full_rank(), (), (0,)),
+    )
+    sign = jnp.array([1.0, -1.0] * 5)
+
+    def one():
+        draw = noise._draw.__wrapped__  # traced anew
+        return jax.jit(lambda key: draw(layouts, key, jnp.arange(5), kind, 2, sign))(
+            KEY
+        )
+
+    looped = one()
+    monkeypatch.setattr(kernels, "barriers_hold", lambda: True)
+    jax.tree.map(np.testing.assert_array_equal, one(), looped)
 
 
 def test_64_bit_mode_changes_nothing():
