@@ -166,10 +166,16 @@ class Countdown(Verifier):
         found = None if text is None else evaluate(text)
         if found is None:
             return self.floor
-        used, given = Counter(found.numbers), Counter(int(one) for one in numbers)
-        fits = used <= given if self.at_most_once else used == given
         right = found.value is not None and found.value == Fraction(str(target))
-        return self.solved if fits and right else self.form
+        return (
+            self.solved if right and self._fits(found.numbers, numbers) else self.form
+        )
+
+    def _fits(self, used: list[int], given: Sequence[int]) -> bool:
+        """Whether the numbers that an expression uses may be used so."""
+        if not self.at_most_once:
+            return sorted(used) == sorted(int(one) for one in given)
+        return Counter(used) <= Counter(int(one) for one in given)
 
     def reference(
         self, *, solution: str | None = None, **columns: object

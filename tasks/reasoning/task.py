@@ -202,7 +202,8 @@ class Reasoning(FromCheckpoint):
         members = done.lengths.size // each
         rows = np.asarray(data.rows).reshape(self.groups, each)
         rows = np.repeat(rows, members // self.groups, axis=0).reshape(-1)
-        found = self.scored(done, [self.data.train[i] for i in rows.tolist()])
+        drawn = {i: self.data.train[i] for i in {*rows.tolist()}}  # each of them once
+        found = self.scored(done, [drawn[i] for i in rows.tolist()])
         figures = {"reward": found.scores.mean(), "solved": self._solved(found)}
         figures |= {f"failed/{name}": count for name, count in found.failed.items()}
         shape = members, self.prompts, self.completions
