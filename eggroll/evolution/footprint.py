@@ -12,6 +12,7 @@ import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from eggroll.evolution import buffers
@@ -50,7 +51,8 @@ def footprint(closed: ClosedJaxpr, donated: int = 0) -> Footprint:
         donated: how many of its first arguments it may write its results over.
     """
     arguments, results = closed.jaxpr.invars, closed.jaxpr.outvars
-    kinds = lambda variables: collections.Counter(v.aval for v in variables)
+    kind = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)  # wherever it lies
+    kinds = lambda variables: collections.Counter(kind(v.aval) for v in variables)
     over = kinds(arguments[:donated]) & kinds(results)
     sizes = lambda kinds: sum(map(bytes_of, kinds))
     return Footprint(

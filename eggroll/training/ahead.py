@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from eggroll.training import replay
-from eggroll.training.experiment import Experiment, placements
+from eggroll.training.experiment import Experiment, placements, writes_over
 from eggroll.training.placement import settled
 from eggroll.training.state import Purpose, State, key_for
 from eggroll.training.verdict import all_finite
@@ -47,8 +47,10 @@ class Steps:
         self._task, self._algorithm = experiment.task, experiment.algorithm
         self._lies = placements(experiment)
         parts = self._algorithm.parts
-        # Several processes would have to agree on how long a step takes.
-        alone = jax.process_count() == 1
+        self._writes_over = writes_over(experiment)
+        # Several processes would have to agree on how long a step takes; and a state
+        # that is written over cannot be told of.
+        alone = jax.process_count() == 1 and not self._writes_over
         self._may_hurry = alone and parts is not None and parts.is_in_jax
         self._next: tuple[State, Any] | Exception | None = None
         self._took = float("inf")  # the last one
@@ -81,6 +83,8 @@ class Steps:
         """Starts a step; its state, and what is to be told of it."""
         key = key_for(state.key, Purpose.BATCH, step)
         data = self._task.batch(state.task, step, key)
-        after, figures, numbers = replay.stepped(self._algorithm, state, data)
+        after, figures, numbers = replay.stepped(
+            self._algorithm, state, data, over=self._writes_over
+        )
         after = settled(after, self._lies)
         return after, (figures, all_finite(after.params), numbers)

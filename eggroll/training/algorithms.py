@@ -23,7 +23,7 @@ from eggroll.evolution.generation import Generation
 from eggroll.evolution.leaves import filled
 from eggroll.evolution.strategy import EvolutionStrategy
 from eggroll.task.protocol import Task, rows
-from eggroll.training import diagnostics, instantiate, parts
+from eggroll.training import diagnostics, donation, instantiate, parts
 from eggroll.training.halves import Evolution, Metrics, adapting, judging
 from eggroll.training.parts import Parts
 from eggroll.training.state import Purpose, State, key_for
@@ -47,6 +47,8 @@ class Algorithm(NamedTuple):
         strategy: That draws the members; None where they cannot be drawn again.
         parts: What `step` consists of; None where what is learnt does not follow from
             the members' fitness.
+        step_over: As `step`, but it may write over the state's arrays; None where there
+            is no such program, or `parts` has one.
     """
 
     init: Callable[[PyTree], PyTree]
@@ -56,6 +58,7 @@ class Algorithm(NamedTuple):
     validate: Callable[[State, PRNGKeyArray], Any] | None = None
     strategy: EvolutionStrategy | None = None
     parts: Parts | None = None
+    step_over: Callable[[State, PyTree], tuple[State, Metrics]] | None = None
 
 
 def find(task: Task, config: Config) -> Algorithm:
@@ -117,19 +120,29 @@ def backprop(task: Task, config: Config) -> Algorithm:
         metrics = diagnostics.of_population(fitness, aux)
         return _update(task, optimizer, state, grads, carry, aux, metrics)
 
-    return Algorithm(optimizer.init, compilers.jit(step), members=0, trial=step)
+    program, over = compilers.jit(step), donation.over(step)
+    return Algorithm(optimizer.init, program, members=0, trial=step, step_over=over)
 
 
-def evolution(task: Task, config: Config, *, rank: int | None) -> Evolution:
-    """The halves of a step, with perturbations of a rank or (None) of full rank."""
+def evolution(
+    task: Task, config: Config, *, rank: int | None, over: bool = False
+) -> Evolution:
+    """The halves of a step, with perturbations of a rank or (None) of full rank.
+
+    Args:
+        task: What is learnt.
+        config: Of the run.
+        rank: Of the perturbations.
+        over: Whether `learn` is called outside JAX and may write over its state.
+    """
     rule, baseline = instantiate.adaptation(config.strategy), config.strategy.baseline
-    halves = _halves(task, config, rank=rank)
+    halves = _halves(task, config, rank=rank, over=over)
     if baseline is not None:
         halves = judging(baseline.half_life, halves)
     return halves if rule is None else adapting(rule, halves)
 
 
-def _halves(task: Task, config: Config, *, rank: int | None) -> Evolution:
+def _halves(task: Task, config: Config, *, rank: int | None, over: bool) -> Evolution:
     """The halves of a step, as `adapting` and `judging` take them.
 
     `ask` takes a sigma where that is not the strategy's, and `learn` takes `judged`,
@@ -162,9 +175,8 @@ def _halves(task: Task, config: Config, *, rank: int | None) -> Evolution:
         weights = strategy.weigh(fitness if judged is None else judged)
         if not isinstance(fitness, jax.Array):
             fitness = narrowed(fitness, antithetic=False)
-        return follow(state, generation, weights, fitness, carry, aux)
+        return program(state, generation, weights, fitness, carry, aux)
 
-    @jax.jit
     def follow(
         state: State,
         generation: Generation,
@@ -187,6 +199,7 @@ def _halves(task: Task, config: Config, *, rank: int | None) -> Evolution:
             metrics["gradient/agreement"] = _agreement(combine, weights, grads, is_due)
         return _update(task, optimizer, state, grads, carry, aux, metrics)
 
+    program = donation.over(follow) if over else jax.jit(follow)
     return Evolution(optimizer.init, ask, learn, strategy)
 
 
@@ -214,7 +227,8 @@ def _evolution(task: Task, config: Config, *, rank: int | None) -> Algorithm:
     if task.score is None:
         made = parts.in_jax(task, config, ask, learn, has_centre=has_centre)
     else:
-        made = parts.on_host(task, config, ask, learn)
+        learn_over = evolution(task, config, rank=rank, over=True).learn
+        made = parts.on_host(task, config, ask, learn, learn_over)
     members = config.strategy.population
     return Algorithm(init, made.step, members, made.trial, None, strategy, made)
 

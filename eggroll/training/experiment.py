@@ -14,7 +14,7 @@ from eggroll.evolution.footprint import Footprint, footprint
 from eggroll.runs import metrics
 from eggroll.task.check import check_evaluation, first_batch, numbers, validate
 from eggroll.task.protocol import Task, rows
-from eggroll.training import algorithms, instantiate, placement
+from eggroll.training import algorithms, donation, instantiate, placement
 from eggroll.training.algorithms import Algorithm
 from eggroll.training.state import Purpose, State, key_for
 
@@ -74,10 +74,21 @@ def initial_state(experiment: Experiment) -> State:
 
 def placements(experiment: Experiment) -> Any:
     """Where each array of the state lies: a `State` of shardings."""
-    like = jax.eval_shape(
-        functools.partial(_state, experiment), experiment.task.params_like()
-    )
+    like = like_of(experiment)
     return placement.of_state(experiment.config, like, experiment.algorithm.members)
+
+
+def like_of(experiment: Experiment) -> State:
+    """The shapes and types of the state."""
+    make = functools.partial(_state, experiment)
+    return jax.eval_shape(make, experiment.task.params_like())
+
+
+def writes_over(experiment: Experiment) -> bool:
+    """Whether the steps of a run write over the state that they begin with."""
+    algorithm = experiment.algorithm
+    made = algorithm.step_over or (algorithm.parts and algorithm.parts.learn_over)
+    return made is not None and donation.is_worth(like_of(experiment))
 
 
 def memory(experiment: Experiment) -> Footprint:
@@ -86,20 +97,20 @@ def memory(experiment: Experiment) -> Footprint:
     What is divided among devices along other axes than the population's counts whole,
     if it is computed in between.
     """
-    like = jax.eval_shape(
-        functools.partial(_state, experiment), experiment.task.params_like()
-    )
+    like = like_of(experiment)
     lies = jax.tree.leaves(placements(experiment))
     arrays = zip(jax.tree.leaves(like), lies, strict=True)
     part = lambda x, lie: math.prod(lie.shard_shape(x.shape)) * x.dtype.itemsize
     elsewhere = sum(bytes_of(x) - part(x, lie) for x, lie in arrays)
     algorithm, given = experiment.algorithm, experiment.task.batch_like()
     programs = (algorithm.parts and algorithm.parts.programs) or (algorithm.trial,)
-    every = []
+    every, kept = [], (like.params, like.opt_state)
+    over = len(jax.tree.leaves(kept)) if writes_over(experiment) else 0
     for program in programs:  # the second takes what the first one found
         traced, found = jax.make_jaxpr(program, return_shape=True)(like, given)
-        taken, given = footprint(traced), found
-        returned = elsewhere if isinstance(found[0], State) else 0
+        is_last = isinstance(found[0], State)
+        taken, given = footprint(traced, over if is_last else 0), found
+        returned = elsewhere if is_last and not over else 0
         every.append(
             taken._replace(
                 arguments=taken.arguments - elsewhere, results=taken.results - returned

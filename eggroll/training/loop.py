@@ -19,7 +19,7 @@ from eggroll.runs import metrics, outlines
 from eggroll.runs.directory import Run, versions
 from eggroll.runs.lock import sitting
 from eggroll.runs.replaylog import Record
-from eggroll.training import processes, replay, sittings
+from eggroll.training import donation, processes, replay, sittings
 from eggroll.training.ahead import Steps
 from eggroll.training.budget import Outcome, Progress, Stop, exhausted, is_reached
 from eggroll.training.experiment import Experiment, initial_state, validated
@@ -243,7 +243,8 @@ class _Loop:
 
     def _rescue(self) -> None:
         """Saves what there is after an error, if that can be done."""
-        if 0 < self.step == int(self.state.step):  # not so amid a step
+        is_whole = 0 < self.step == int(self.state.step)  # not so amid a step
+        if is_whole and not donation.is_gone(self.state):
             with contextlib.suppress(UserError):  # the first error is the one to tell
                 self._save_once()
                 self.report(f"step {self.step} is saved in {self.files.path}")

@@ -23,7 +23,7 @@ from eggroll.evolution.sharding import AXIS
 from eggroll.evolution.validation import one_per_member
 from eggroll.task.check import first_batch
 from eggroll.task.protocol import Task, first_row
-from eggroll.training import instantiate, processes
+from eggroll.training import donation, instantiate, processes
 from eggroll.training.state import Purpose, State, key_for
 
 
@@ -66,6 +66,8 @@ class Parts(NamedTuple):
         is_in_jax: Whether the host has no part in a step, which can then be begun
             before what the last one found is known.
         programs: What `evaluate` and `learn` compile, where it can be traced.
+        learn_over: As `learn`, but it may write over the state's arrays; None where
+            there is no such program.
     """
 
     evaluate: Callable[[State, PyTree], Evaluated]
@@ -75,6 +77,7 @@ class Parts(NamedTuple):
     trial: Callable[[State, PyTree], Any]
     is_in_jax: bool = False
     programs: tuple[Callable[..., Any], ...] = ()
+    learn_over: Callable[[State, Evaluated], tuple[State, Metrics]] | None = None
 
     def step(self, state: State, data: PyTree) -> tuple[State, Metrics]:
         """Both, one after the other."""
@@ -120,6 +123,7 @@ def in_jax(
         trial=lambda state, data: learnt(state, evaluated(state, data)),
         is_in_jax=True,
         programs=(evaluated, learnt),
+        learn_over=donation.over(learnt, compiler),
     )
 
 
@@ -128,8 +132,17 @@ def on_host(
     config: Config,
     ask: Callable[..., tuple[tuple, Generation]],
     learn: Callable[..., tuple[State, Metrics]],
+    learn_over: Callable[..., tuple[State, Metrics]],
 ) -> Parts:
-    """The parts of a step whose fitness is `task.score`, computed outside JAX."""
+    """The parts of a step whose fitness is `task.score`, computed outside JAX.
+
+    Args:
+        task: What is learnt.
+        config: Of the run.
+        ask: Of an `Evolution`.
+        learn: That too.
+        learn_over: As `learn`, but it may write over the state's arrays.
+    """
     score = task.score
     assert score is not None
     usual = in_jax(task, config, ask, learn)
@@ -145,17 +158,27 @@ def on_host(
             scores = np.asarray(scores)
         return found._replace(fitness=scores, told=told)
 
-    def learnt(state: State, found: Evaluated) -> tuple[State, Metrics]:
-        generation, fitness, carry, aux, _, told = found
-        state, metrics = learn(state, generation, fitness, carry, aux)
-        return state, metrics | told
+    def by(learn: Callable[..., tuple[State, Metrics]]) -> Callable[..., Any]:
+        def learnt(state: State, found: Evaluated) -> tuple[State, Metrics]:
+            generation, fitness, carry, aux, _, told = found
+            state, metrics = learn(state, generation, fitness, carry, aux)
+            return state, metrics | told
+
+        return learnt
 
     def blank(state: State) -> Evaluated:
         found = usual.blank(state)
         return found._replace(fitness=np.zeros(found.fitness.shape))
 
-    trial, programs = usual.trial, usual.programs
-    return Parts(evaluate, learnt, blank, usual.carries, trial=trial, programs=programs)
+    return Parts(
+        evaluate,
+        by(learn),
+        blank,
+        usual.carries,
+        trial=usual.trial,
+        programs=usual.programs,
+        learn_over=by(learn_over),
+    )
 
 
 def changes_carry(task: Task, config: Config) -> bool:

@@ -21,10 +21,10 @@ from eggroll.runs import metrics, replaylog, seals
 from eggroll.runs.digest import digests
 from eggroll.runs.directory import Run
 from eggroll.runs.replaylog import Damaged, Record
-from eggroll.training import processes
+from eggroll.training import donation, processes
 from eggroll.training.algorithms import Algorithm
 from eggroll.training.budget import Progress
-from eggroll.training.experiment import Experiment, placements
+from eggroll.training.experiment import Experiment, placements, writes_over
 from eggroll.training.parts import Evaluated, Metrics, Parts
 from eggroll.training.placement import placed, settled
 from eggroll.training.sittings import Sitting
@@ -48,13 +48,22 @@ class Rebuilt(NamedTuple):
 
 
 def stepped(
-    algorithm: Algorithm, state: State, data: PyTree
+    algorithm: Algorithm, state: State, data: PyTree, *, over: bool = False
 ) -> tuple[State, Metrics, dict[str, Any]]:
-    """A step: its state, its metrics and what its log takes; none, if it has none."""
-    if algorithm.parts is None:
-        return *algorithm.step(state, data), {}
-    found = algorithm.parts.evaluate(state, data)
-    state, metrics = algorithm.parts.learn(state, found)
+    """A step: its state, its metrics and what its log takes; none, if it has none.
+
+    Args:
+        algorithm: That makes it.
+        state: Before it.
+        data: That it reads.
+        over: Whether it may write over the state's arrays.
+    """
+    parts = algorithm.parts
+    if parts is None:
+        step = (over and algorithm.step_over) or algorithm.step
+        return *step(state, data), {}
+    found = parts.evaluate(state, data)
+    state, metrics = ((over and parts.learn_over) or parts.learn)(state, found)
     return state, metrics, kept(state, found)
 
 
@@ -122,6 +131,8 @@ def rebuilt(
         UserError: The log does not lead there, or elsewhere than it did.
     """
     state, step, progress, config = base
+    over = writes_over(experiment)  # the same program as in training
+    state = donation.apart(state) if over else state
     known, sitting = seals.sealed(directory), Sitting(experiment)
     _check(state, known.get(step, {}), directory, step, but_carry=True)
     try:
@@ -130,9 +141,9 @@ def rebuilt(
             state = settled(state, sitting.lies)
             evaluates = evaluating and sitting.parts.carries()
             if evaluates:
-                state = again_by_evaluating(sitting.experiment, state, step)
+                state = again_by_evaluating(sitting.experiment, state, step, over)
             else:
-                state = again(sitting.parts, state, record.arrays)
+                state = again(sitting.parts, state, record.arrays, over)
             step, progress = record.step, _used(record)
             config = sitting.experiment.config
             carries = sitting.parts.carries() and not evaluates
@@ -148,7 +159,9 @@ def rebuilt(
     return Rebuilt(state, step, progress, config)
 
 
-def again(parts: Parts, state: State, arrays: dict[str, np.ndarray]) -> State:
+def again(
+    parts: Parts, state: State, arrays: dict[str, np.ndarray], over: bool
+) -> State:
     """The state after a step whose evaluation found these numbers."""
     found = parts.blank(state)
 
@@ -160,17 +173,19 @@ def again(parts: Parts, state: State, arrays: dict[str, np.ndarray]) -> State:
     found = found._replace(fitness=given(found.fitness, "fitness"))
     if found.centre is not None:
         found = found._replace(centre=given(found.centre, "centre"))
-    new, _ = parts.learn(state, found)
+    new, _ = ((over and parts.learn_over) or parts.learn)(state, found)
     leaves, structure = jax.tree.flatten(state.task)
     shared = [_unworded(arrays[f"task/{i}"], leaf) for i, leaf in enumerate(leaves)]
     return new._replace(task=structure.unflatten(shared), carry=state.carry)
 
 
-def again_by_evaluating(experiment: Experiment, state: State, step: int) -> State:
+def again_by_evaluating(
+    experiment: Experiment, state: State, step: int, over: bool
+) -> State:
     """The state after a step that is made as in training."""
     task = experiment.task
     data = task.batch(state.task, step, key_for(state.key, Purpose.BATCH, step))
-    return experiment.algorithm.step(state, data)[0]
+    return stepped(experiment.algorithm, state, data, over=over)[0]
 
 
 def _check(

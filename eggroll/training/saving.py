@@ -1,8 +1,9 @@
 """What a run keeps as it goes: checkpoints, written beside the training, and the log.
 
 Arrays of JAX do not change, so that a thread writes the state of a step while the loop
-makes the next ones from it: a save costs the loop no more than to hold on to a state,
-unless the one before it is still being written, for which it waits. Of several
+makes the next ones from it: a save costs the loop no more than to hold on to a state
+(or a copy on the device, where steps write over it), unless the one before it is still
+being written, for which it waits. Of several
 processes, whose threads might not agree on an order, each writes as the loop comes by.
 """
 
@@ -18,8 +19,8 @@ from eggroll.runs import replaylog, seals
 from eggroll.runs.checkpoint import Checkpoints
 from eggroll.runs.directory import Run
 from eggroll.runs.replaylog import Record
-from eggroll.training import processes
-from eggroll.training.experiment import Experiment
+from eggroll.training import donation, processes
+from eggroll.training.experiment import Experiment, writes_over
 from eggroll.training.state import State
 
 
@@ -43,6 +44,7 @@ class Saving:
             run.checkpoints, keep=self.config.keep_checkpoints
         )
         self.scores: dict[int, float] = {}  # of the steps that were validated
+        self._is_written_over = writes_over(experiment)
         self._sign = 1 if task.maximise else -1
         self._directory = run.replay
         self._log: replaylog.Writer | None = None
@@ -102,7 +104,7 @@ class Saving:
 
         Args:
             step: Its number.
-            state: Which nobody may donate to a program from now on.
+            state: Of which, where the next step may write over it, a copy is written.
             facts: Plain data to keep beside it.
             settle: Called first, by whoever writes: figures become durable.
             wait: Return when it is written.
@@ -130,6 +132,8 @@ class Saving:
         if jax.process_count() > 1:
             write()
             return
+        if not wait and self._is_written_over:
+            state = donation.apart(state)
         self._pending = self._pool.submit(write)
         if wait:
             self.wait()
