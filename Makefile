@@ -70,7 +70,9 @@ test: venv  ## run the tests
 test-slow: venv  ## run the slow tests too
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not parity and not distributed'
 
+test-distributed: EXTRAS := cli,dev,rl,ray
 test-distributed: venv  ## run the tests of several processes on this machine
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	$(BIN)/python -m pytest -m distributed tests/distributed
 
 test-newest: $(NEWEST_STAMP)  ## run the tests on the newest Python and JAX

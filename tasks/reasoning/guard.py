@@ -107,6 +107,7 @@ class Guard:
             if not value > 0:
                 raise UserError(f"{name} must be positive, got {value}")
         self.reward, self.deadline, self.together = reward, deadline, together
+        self.start = start
         content = pickled(reward) if processes else b""
         greeting = (list(sys.path), content, memory * 2**30, deadline)
         self._workers = [Worker(greeting, start) for _ in range(processes)]
@@ -153,8 +154,12 @@ class Guard:
             for part in parts
         ]
         with self._busy:
-            done = self._in_workers(jobs) if self._workers else self._here(jobs)
+            done = self.answered(jobs)
         return self._gathered(jobs, done, groups)
+
+    def answered(self, jobs: list[Job]) -> list[tuple[Answer, float]]:
+        """What the reward says to jobs, and the seconds of each."""
+        return self._in_workers(jobs) if self._workers else self._here(jobs)
 
     def try_out(self, prompt: Any, columns: Mapping[str, Any]) -> None:
         """Scores a problem's reference, or a word, before a run depends on it.

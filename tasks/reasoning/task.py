@@ -17,6 +17,7 @@ from eggroll.training import processes
 from models.llm.generation import GREEDY, Completions, Sampling, generate
 from tasks.reasoning import attacks, held_out, scores, ties
 from tasks.reasoning.checkpoint import FromCheckpoint, blaming, padded
+from tasks.reasoning.cluster import Cluster
 from tasks.reasoning.grpo import GRPOSettings, algorithm as by_grpo
 from tasks.reasoning.guard import Guard, Scored
 from tasks.reasoning.randopt import RandOptSettings, algorithm as by_randopt
@@ -73,6 +74,8 @@ class Reasoning(FromCheckpoint):
             parameters on the host, another on the device while a validation lasts, and
             two readings of the completions. (Not with `random`.)
         workers: processes that score; 0: in this one, for rewards that surely end.
+        scorers: actors of a ray cluster that score, with so many workers each: on any
+            number of machines (extra `ray`; see `tasks.reasoning.cluster`).
         deadline: seconds for one reward.
         memory: GiB that a worker may take.
         grpo: settings of the algorithm `grpo`, a baseline.
@@ -91,6 +94,7 @@ class Reasoning(FromCheckpoint):
     validation_samples: Natural = 0
     compare_with_start: bool = True
     workers: Natural = 2
+    scorers: Natural = 0
     deadline: Positive = 5.0
     memory: Positive = 1.0
     grpo: GRPOSettings = GRPO_DEFAULTS
@@ -123,7 +127,10 @@ class Reasoning(FromCheckpoint):
     def guard(self) -> Guard:
         """The reward, behind its worker processes."""
         how = {"processes": self.workers, "memory": self.memory}
-        return Guard(self.verifier, deadline=self.deadline, **how)
+        if self.scorers:
+            how["actors"] = self.scorers
+        kind = Cluster if self.scorers else Guard
+        return kind(self.verifier, deadline=self.deadline, **how)
 
     @property
     def sampling(self) -> Sampling:
@@ -214,14 +221,11 @@ class Reasoning(FromCheckpoint):
 
         Each process of a run has a share of them scored.
         """
-        columns = {
-            name: [row.columns[name] for row in rows] for name in rows[0].columns
-        }
-        prompts = [row.prompt for row in rows]
-        contents = [row.content for row in rows]
-        texts, own = self.texts(done), processes.share(len(rows))
-        columns = {name: values[own] for name, values in columns.items()}
-        found = self.guard.score(prompts[own], texts[own], columns, contents[own])
+        own = processes.share(len(rows))
+        mine, texts = rows[own], self.texts(done)[own]
+        columns = {n: [x.columns[n] for x in mine] for n in rows[0].columns}
+        prompts, contents = [x.prompt for x in mine], [x.content for x in mine]
+        found = self.guard.score(prompts, texts, columns, contents)
         return Scored.of(processes.joined(found.plain()))
 
     def texts(self, done: Completions) -> list[str]:

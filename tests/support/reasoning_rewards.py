@@ -13,6 +13,8 @@ def behave(completion: str, wanted: str = "") -> float:
     match completion.partition(" ")[0]:
         case "sleep":
             time.sleep(3600)
+        case "nap":
+            time.sleep(0.2)
         case "spin":
             while True:
                 pass
