@@ -29,6 +29,10 @@ class Task(Protocol):
         score: `(aux, data) -> fitness (N,)`, for scoring on the host, in place of the
             fitness that `evaluate` returns; or `(fitness, metrics)`, the latter numbers
             by name for the log. `aux` is stacked over the members.
+        scores_alone: `score` looks at each member by itself, so that each of several
+            processes scores those on its own devices, given their part of `aux` and of
+            the data; of metrics the log has the mean over members. Otherwise it gets
+            all members, and what the first process finds counts.
         algorithms: Further algorithms, by name: `(task, config) -> Algorithm`.
     """
 
@@ -38,6 +42,7 @@ class Task(Protocol):
     samples: ClassVar[str] = "evaluations"
     reference: ClassVar[Mapping[str, float]] = {}
     score: ClassVar[Callable[..., Any] | None] = None
+    scores_alone: ClassVar[bool] = False
     algorithms: ClassVar[Mapping[str, Callable[..., Any]]] = {}
 
     def init(self, key: PRNGKeyArray) -> PyTree:

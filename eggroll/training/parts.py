@@ -20,10 +20,9 @@ from eggroll.config.schema import Config
 from eggroll.evolution import compilers
 from eggroll.evolution.generation import Generation
 from eggroll.evolution.sharding import AXIS
-from eggroll.evolution.validation import one_per_member
 from eggroll.task.check import first_batch
 from eggroll.task.protocol import Task, first_row
-from eggroll.training import donation, instantiate, processes
+from eggroll.training import donation, instantiate, scoring
 from eggroll.training.state import Purpose, State, key_for
 
 
@@ -143,19 +142,12 @@ def on_host(
         learn: That too.
         learn_over: As `learn`, but it may write over the state's arrays.
     """
-    score = task.score
-    assert score is not None
     usual = in_jax(task, config, ask, learn)
 
     def evaluate(state: State, data: PyTree) -> Evaluated:
         found = usual.evaluate(state, data)
-        scored = score(processes.whole(found.aux), data)
-        scores, told = scored if isinstance(scored, tuple) else (scored, {})
-        with instantiate.blaming(f"{type(task).__name__}: score"):
-            scores = one_per_member(scores, found.fitness.shape[0], "fitness")
-        if jax.process_count() > 1:  # none may differ by what a clock or a coin says
-            scores, told = processes.by_first(lambda: _plain(scores, told))
-            scores = np.asarray(scores)
+        members = found.fitness.shape[0]
+        scores, told = scoring.scored(task, found.aux, data, members)
         return found._replace(fitness=scores, told=told)
 
     def by(learn: Callable[..., tuple[State, Metrics]]) -> Callable[..., Any]:
@@ -257,10 +249,3 @@ def _typed(tree: PyTree) -> PyTree:
         return jax.lax.convert_element_type(x, jnp.result_type(x))
 
     return jax.tree.map(one, tree)
-
-
-def _plain(
-    scores: Num[Any, " population"], told: dict[str, Any]
-) -> tuple[list[float], dict[str, float]]:
-    figures = {name: float(value) for name, value in told.items()}
-    return np.asarray(scores, np.float64).tolist(), figures

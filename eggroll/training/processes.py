@@ -87,6 +87,39 @@ def whole(tree: Any) -> Any:
     return jax.tree.map(gather, tree)
 
 
+def of_here(tree: Any, count: int) -> tuple[slice, Any]:
+    """The rows of arrays that lie on this process's devices, on the host; and which.
+
+    Where each process has them all, or none that follow one another, they are those of
+    its `share`.
+
+    Args:
+        tree: arrays of so many rows, divided over devices alike.
+        count: rows.
+    """
+    leaves = jax.tree.leaves(tree)
+    lie = [_rows_of(x) for x in leaves if not x.is_fully_replicated]
+    starts = sorted(lie[0]) if lie else [0]
+    stops = [start + lie[0][start].shape[0] for start in starts] if lie else [count]
+    if not lie or starts[1:] != stops[:-1]:
+        own = share(count)
+        return own, jax.tree.map(lambda x: x[own], whole(tree))
+    own = slice(starts[0], stops[-1])
+
+    def part(x: jax.Array) -> np.ndarray:
+        if x.is_fully_replicated:
+            return np.asarray(x)[own]
+        rows = _rows_of(x)
+        return np.concatenate([np.asarray(rows[start]) for start in starts])
+
+    return own, jax.tree.map(part, tree)
+
+
+def _rows_of(x: jax.Array) -> dict[int, jax.Array]:
+    """The parts of an array that are here, by their first row."""
+    return {part.index[0].start or 0: part.data for part in x.addressable_shards}
+
+
 def _told(value: Any) -> Any:
     """Plain data of the first process."""
     text = json.dumps(value).encode() if is_first() else b""

@@ -38,6 +38,7 @@ LINE = {**COMMON, "task": {"class": "toy:Remembering", "inputs": 8, "outputs": 4
 SHARED = {**LINE, "mesh": {"model_devices": 2, "partition": {"w": [None, "model"]}}}
 SCATTERED = {**SHARED, "mesh": {**SHARED["mesh"], "update": "scatter"}}
 SCORED = {**COMMON, "task": {"class": "toy:ScoredOutside"}}
+ALONE = {**COMMON, "task": {"class": "toy:ScoredAlone"}}
 EGG = {
     **COMMON,
     "task": {
@@ -71,6 +72,7 @@ CASES = {
     "shared": SHARED,
     "scattered": SCATTERED,
     "scored": SCORED,
+    "scored alone": ALONE,
     "integers": EGG,
     "reasoning": REASONING,
 }
@@ -141,6 +143,12 @@ def test_two_processes_make_the_run_of_one(tmp_path, case):
     ended = several.train("--resume", str(alone), folder=tmp_path).wait()
     assert [one.status for one in ended] == [0, 0], ended
     assert_same(state_of(together_, 6), state_of(alone, 6), exact=exact)
+
+
+def test_each_process_scores_its_own_members_where_they_are_scored_alone(tmp_path):
+    together(written(tmp_path, ALONE), folder=tmp_path)
+    rows = runs.metrics.read(tmp_path / "runs/run/metrics.jsonl")
+    assert {row["together"] for row in rows[1:]} == {STRATEGY["population"] / 2}
 
 
 # --- Faults

@@ -113,6 +113,16 @@ class ScoredOutside(Line):
 
 
 @dataclasses.dataclass(frozen=True)
+class ScoredAlone(ScoredOutside):
+    """`ScoredOutside`, each member by itself."""
+
+    scores_alone = True
+
+    def score(self, aux, data):
+        return super().score(aux, data), {"together": len(aux["prediction"])}
+
+
+@dataclasses.dataclass(frozen=True)
 class Broken(Line):
     """`Line` that yields no number from a certain step on."""
 
