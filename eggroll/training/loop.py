@@ -22,7 +22,12 @@ from eggroll.runs.replaylog import Record
 from eggroll.training import donation, processes, replay, sittings
 from eggroll.training.ahead import Steps
 from eggroll.training.budget import Outcome, Progress, Stop, exhausted, is_reached
-from eggroll.training.experiment import Experiment, initial_state, validated
+from eggroll.training.experiment import (
+    Experiment,
+    initial_state,
+    validated,
+    writes_over,
+)
 from eggroll.training.listener import Listener, Report
 from eggroll.training.replay import Rebuilt
 from eggroll.training.resuming import check_beginning, notices, resumed
@@ -78,6 +83,8 @@ class _Loop:
         self.saving = Saving(run, experiment)
         self.checkpoints, self.files = self.saving.checkpoints, run
         self.state = initial_state(experiment)
+        if writes_over(experiment):  # not over what the task may have at hand
+            self.state = donation.apart(self.state)
         self.steps = Steps(experiment)
         self.step = 0
         self.progress = Progress()

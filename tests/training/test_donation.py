@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import toy
 from toyrun import config, figures, interrupt_at, resume, train
 
 from eggroll import training
@@ -84,6 +85,13 @@ def test_a_failure_amid_a_step_loses_none_before_it(tmp_path, large, monkeypatch
     jax.tree.map(
         np.testing.assert_array_equal, outcome.state.params, whole.state.params
     )
+
+
+def test_what_a_task_has_at_hand_stays(tmp_path, large, monkeypatch):
+    pretrained = toy.Line().init(jax.random.key(0))
+    monkeypatch.setattr(toy.Line, "init", lambda self, key: pretrained)
+    train(config(tmp_path))
+    assert not any(x.is_deleted() for x in jax.tree.leaves(pretrained))
 
 
 def test_small_states_are_left_alone(tmp_path):
