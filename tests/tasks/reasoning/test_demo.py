@@ -27,7 +27,7 @@ strategy: {{population: 4, sigma: 0.3}}
 optimizer: {{name: sgd, learning_rate: 0.0}}
 budget: {{generations: 1}}
 diagnose_every: 0
-mesh: {devices: 1}
+mesh: {{devices: 1}}
 """
 
 
