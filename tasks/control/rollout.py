@@ -124,6 +124,30 @@ def rollout(
     return jax.lax.while_loop(running, advance, _settle(advance, start)).episodes
 
 
+def summary(episodes: Any) -> dict[str, float]:
+    """What people want to know of finished episodes, the headline first.
+
+    Episodes without a finite return are left out of the mean and counted. One
+    episode has no standard error.
+
+    Args:
+        episodes: `Episodes`, or what has the same `returns`, `lengths` and
+            `terminated`, on the host.
+    """
+    finite = episodes.returns[np.isfinite(episodes.returns)]
+    metrics = {
+        "return": float(np.mean(finite)) if finite.size else float("nan"),
+        "episode_length": float(np.mean(episodes.lengths)),
+        "terminated": float(np.mean(episodes.terminated)),
+    }
+    if finite.size > 1:
+        spread = np.std(finite, ddof=1)
+        metrics["return_sem"] = float(spread / np.sqrt(finite.size))
+    if broken := episodes.returns.size - finite.size:
+        metrics["non_finite_episodes"] = float(broken)
+    return metrics
+
+
 def is_finite(observation: Float[Array, "rows ..."]) -> Bool[Array, " rows"]:
     """Whether all numbers of each row are finite, and so may be acted on."""
     return jnp.all(jnp.isfinite(observation), axis=range(1, observation.ndim))
