@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from eggroll import Task, UserError
-from eggroll.config import Bounds, Count, Natural, check_bounds
+from eggroll.config import Bounds, Choice, Count, Natural, check_bounds
 from eggroll.runs import Frame
-from tasks import open_es
 from tasks.control.action_head import ActionHead, Squash
 from tasks.control.adapters import make
 from tasks.control.environment import Environment, in_words
@@ -31,6 +30,7 @@ from tasks.control.partial import partial
 from tasks.control.ppo import PPOSettings, algorithm as ppo_algorithm
 from tasks.control.rendering import watch
 from tasks.control.rollout import Episodes, rollout, summary
+from tasks.evosax import OPEN_ES, algorithm as evosax_algorithm
 
 
 # Returns at which an environment counts as solved, for the plots.
@@ -101,6 +101,7 @@ class Control(Task):
         max_steps_ramp: in that many steps, linearly.
         evaluation_episodes: episodes of the unperturbed policy per validation.
         ppo: settings of the algorithm `ppo`, the baseline.
+        evosax: the strategy that the algorithm `evosax` is, with its options.
     """
 
     environment: str | Environment = "gymnax/CartPole-v1"
@@ -121,8 +122,9 @@ class Control(Task):
     max_steps_ramp: Natural = 0
     evaluation_episodes: Count = 128
     ppo: PPOSettings = PPO_DEFAULTS
+    evosax: Choice = OPEN_ES
 
-    algorithms = MappingProxyType({"evosax": open_es.algorithm, "ppo": ppo_algorithm})
+    algorithms = MappingProxyType({"evosax": evosax_algorithm, "ppo": ppo_algorithm})
     samples = "frames"
 
     def __post_init__(self):

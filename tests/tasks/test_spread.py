@@ -1,6 +1,8 @@
-"""How far a policy's actions spread."""
+"""How far a policy's actions spread, and what an algorithm has of its own."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from eggroll import training
-from eggroll.config import resolve
+from eggroll.config import load, resolve
 from tasks.control import Box, Control, Environment
 from tasks.control.ppo import PPOSettings
 
@@ -101,3 +103,20 @@ def test_log_std_is_free_only_where_it_is_wished_and_drawn_from(options, free, h
     assert (params["model"] if free else params)["head"]["bias"].size == head
     with pytest.raises(ValueError, match="log_std must be 'head' or 'free'"):
         still(log_std="none")
+
+
+def test_ppo_has_a_network_and_a_rate_of_its_own_in_one_config(tmp_path):
+    """The example of the documentation."""
+    docs = (Path(__file__).parent.parent.parent / "docs/control.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", docs, re.DOTALL)
+    (path := tmp_path / "ant.yaml").write_text(example + "budget: {generations: 1}\n")
+    evolved, learnt = load(path), load(path, [("algorithm", "ppo")])
+    theirs = [one.task.options.get("network", "mlp") for one in (evolved, learnt)]
+    assert theirs == ["mlp", "paper"]
+    assert evolved.task.options["hidden"] == (32,)
+    assert learnt.task.options["hidden"] == (256,) * 3
+    assert learnt.optimizer.learning_rate.start == 0.0003
+    assert not learnt.task.options["ppo"].normalise_rewards
+    baseline = load(path, [("algorithm", "evosax")])
+    assert baseline.task.options["evosax"].name == "Sep_CMA_ES"
+    assert baseline.task.options["hidden"] == (32,)
