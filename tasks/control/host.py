@@ -262,9 +262,14 @@ def _evolution(task: HostControl, config: Config, *, rank: int | None) -> Algori
 def _told(
     lengths: Int[np.ndarray, "members episodes"], observed: PyTree
 ) -> dict[str, Any]:
-    """What the episodes of all members tell beside their returns."""
+    """What the episodes of all members tell beside their returns.
+
+    Actions are computed for all episodes until the last of them has ended.
+    """
+    mean = lengths.mean(axis=1).astype(np.float32)
+    utilisation = mean / max(lengths.max(), 1)
     return {
         "steps": lengths.sum(axis=1),
-        "metrics": {"episode_length": lengths.mean(axis=1).astype(np.float32)},
+        "metrics": {"episode_length": mean, "utilisation": utilisation},
         "observed": observed,
     }

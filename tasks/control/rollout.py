@@ -28,12 +28,15 @@ class Episodes(NamedTuple):
             truncated it.
         observed: moments of all observations that were acted on; of none unless
             they were asked for.
+        computed: steps that were computed, of which those after an episode's end are
+            thrown away. Under `vmap` it is one number for all.
     """
 
     returns: Float[Array, " episodes"]
     lengths: Int[Array, " episodes"]
     terminated: Bool[Array, " episodes"]
     observed: Moments
+    computed: Int[Array, ""]
 
     def after(
         self,
@@ -50,7 +53,13 @@ class Episodes(NamedTuple):
             lengths=self.lengths + acts,
             terminated=self.terminated | (acts & done),
             observed=observed,
+            computed=self.computed + 1,
         )
+
+    @property
+    def utilisation(self) -> Float[Array, ""]:
+        """The share of the computed steps that belong to an episode under way."""
+        return jnp.mean(self.lengths) / self.computed
 
 
 class _Loop(NamedTuple):
@@ -214,6 +223,7 @@ def _start(environment: Environment, keys: PRNGKeyArray, memory: PyTree) -> _Loo
             lengths=jnp.zeros(episodes, jnp.int32),
             terminated=jnp.zeros(episodes, bool),
             observed=no_moments(environment.observation_shape),
+            computed=jnp.int32(0),
         ),
     )
 

@@ -215,7 +215,10 @@ class Control(Task):
         fitness = jnp.mean(episodes.returns)
         aux: dict[str, Any] = {
             "steps": jnp.sum(episodes.lengths),
-            "metrics": {"episode_length": jnp.mean(episodes.lengths)},
+            "metrics": {
+                "episode_length": jnp.mean(episodes.lengths),
+                "utilisation": episodes.utilisation,
+            },
         }
         if self.normalise_observations:
             aux["observed"] = episodes.observed

@@ -1,4 +1,4 @@
-"""How far a policy's actions spread, and what an algorithm has of its own."""
+"""How far actions and episodes spread, and what an algorithm has of its own."""
 
 import dataclasses
 import re
@@ -11,7 +11,7 @@ import pytest
 
 from eggroll import training
 from eggroll.config import load, resolve
-from tasks.control import Box, Control, Environment
+from tasks.control import Box, Control, Discrete, Environment
 from tasks.control.ppo import PPOSettings
 
 
@@ -103,6 +103,32 @@ def test_log_std_is_free_only_where_it_is_wished_and_drawn_from(options, free, h
     assert (params["model"] if free else params)["head"]["bias"].size == head
     with pytest.raises(ValueError, match="log_std must be 'head' or 'free'"):
         still(log_std="none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Luck(Environment):
+    """An episode lasts one step or, as chance will have it, five."""
+
+    name = "luck"
+    action_space = Discrete(2)
+    observation_shape = (1,)
+    step_limit = 5
+
+    def reset(self, key):
+        return jax.random.bernoulli(key), jnp.zeros(1)
+
+    def step(self, state, action, key):
+        return state, jnp.zeros(1), jnp.float32(1), state
+
+
+def test_utilisation_is_the_share_of_steps_of_episodes_under_way(getkey):
+    """The members step on until the last episode of them all has ended: five steps."""
+    task = Control(environment=Luck(), hidden=(4,), episodes=3)
+    params, data = task.init(getkey()), task.batch(task.initial_state(), 0, getkey())
+    both = jax.jit(jax.vmap(lambda key: task.evaluate(params, data, (), key)))
+    _, _, aux = both(jax.random.split(getkey()))
+    assert 3 <= min(aux["steps"]) < max(aux["steps"]) <= 15
+    np.testing.assert_allclose(aux["metrics"]["utilisation"], aux["steps"] / 15, 1e-6)
 
 
 def test_ppo_has_a_network_and_a_rate_of_its_own_in_one_config(tmp_path):
