@@ -61,7 +61,6 @@ SHAPINGS = {
 
 OPEN_ES = Choice(name="Open_ES")
 PAIRED = ("Open_ES", "PGPE")  # all of one sign before all of the other
-NATURAL = ("SNES", "xNES")  # whose optimisers make a step of 1 in natural coordinates
 
 
 def algorithm(task: Task, config: Config) -> Algorithm:
@@ -85,7 +84,11 @@ class _Learner:
         named: Choice = getattr(task, "evosax", OPEN_ES)
         strategy = _found(named.name)
         accepted = inspect.signature(strategy).parameters
-        self.has_optimizer = "optimizer" in accepted and named.name not in NATURAL
+        shapings = _library("evosax.core.fitness_shaping")
+        # Those that rank members have optimisers, too, which make their steps of 1.
+        ranks = shapings.weights_fitness_shaping_fn
+        is_ranking = accepted["fitness_shaping_fn"].default is ranks
+        self.has_optimizer = "optimizer" in accepted and not is_ranking
         self.has_pairs = named.name in PAIRED and config.strategy.antithetic
         is_scheduled = "std_schedule" in accepted
         _check(config, named.name, self.has_optimizer, is_scheduled)
@@ -97,11 +100,10 @@ class _Learner:
             "solution": jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like),
         }
         if self.has_optimizer:
-            shapings = _library("evosax.core.fitness_shaping")
             shaping = getattr(shapings, SHAPINGS[setting.shaping.name])
             arguments |= {"optimizer": self.optimizer, "fitness_shaping_fn": shaping}
         if "use_antithetic_sampling" in accepted:
-            arguments["use_antithetic_sampling"] = self.has_pairs
+            arguments["use_antithetic_sampling"] = setting.antithetic
         if is_scheduled:
             sigma = instantiate.schedule(setting.sigma)
             constant = optax.constant_schedule

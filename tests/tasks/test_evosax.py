@@ -125,7 +125,7 @@ def test_it_finds_the_bottom_of_a_bowl(strategy):
     np.testing.assert_array_equal(state.carry, np.arange(32))
 
 
-STRATEGIES = ["CMA_ES", "Sep_CMA_ES", "SNES", "xNES", "PGPE"]
+STRATEGIES = ["CMA_ES", "Sep_CMA_ES", "SNES", "xNES", "PGPE", "SimpleES"]
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
