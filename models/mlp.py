@@ -23,6 +23,7 @@ class MLP(nnx.Module):
         hidden: Sequence[int] = (256, 256, 256),
         activation: str = "pqn",
         head_scale: float = 1.0,
+        embed_bias: bool = True,
         rngs: nnx.Rngs,
     ):
         """Draw the weights (LeCun normal; biases zero).
@@ -34,6 +35,7 @@ class MLP(nnx.Module):
             activation: a name from `models.activations.ACTIVATIONS`.
             head_scale: factor on the head's initial weights. A small one makes all
                 outputs nearly equal at the start.
+            embed_bias: whether the first layer has a bias.
             rngs: the random streams.
 
         Raises:
@@ -47,7 +49,10 @@ class MLP(nnx.Module):
             )
         self.activation = activation_named(activation)
         self.layers = nnx.List(
-            [nnx.Linear(m, n, rngs=rngs) for m, n in pairwise(sizes)]
+            [
+                nnx.Linear(m, n, use_bias=embed_bias or i > 0, rngs=rngs)
+                for i, (m, n) in enumerate(pairwise(sizes))
+            ]
         )
         self.head = nnx.Linear(
             sizes[-1],
@@ -65,3 +70,30 @@ class MLP(nnx.Module):
         for layer in self.layers:
             x = self.activation(layer(x))
         return self.head(x)
+
+
+class PaperMLP(MLP):
+    """The policy network of "Evolution Strategies at the Hyperscale".
+
+    An `MLP` whose first layer, the embedding of what is observed, has no bias. The
+    paper says "3 layers of 256"; that the embedding is one of them is our reading.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        hidden: Sequence[int] = (256, 256, 256),
+        activation: str = "pqn",
+        rngs: nnx.Rngs,
+    ):
+        """Draw the weights, as `MLP` does."""
+        super().__init__(
+            inputs,
+            outputs,
+            hidden=hidden,
+            activation=activation,
+            embed_bias=False,
+            rngs=rngs,
+        )

@@ -120,3 +120,11 @@ def test_published_sgd_settings_take_the_published_step():
     assert rate.end is not None
     assert rate.steps is not None
     assert rate.end / rate.start == pytest.approx(ratio**rate.steps, rel=1e-3)
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "rl/paper").glob("*.yaml")))
+def test_the_paper_s_network_and_rewards_are_those_of_its_appendix(path):
+    for algorithm in ("eggroll", "ppo"):
+        options = load(path, [("algorithm", algorithm)]).task.options
+        assert (options["network"], options["hidden"]) == ("paper", (256,) * 3)
+        assert not options["ppo"].normalise_rewards

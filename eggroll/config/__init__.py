@@ -10,12 +10,13 @@ from eggroll.config.bounds import (
     check_bounds,
 )
 from eggroll.config.loading import flat, kinds, load, load_sweep, override, resolve
-from eggroll.config.pieces import Schedule
+from eggroll.config.pieces import Choice, Schedule
 from eggroll.config.schema import Config, plain
 
 
 __all__ = [
     "Bounds",
+    "Choice",
     "Config",
     "Count",
     "Natural",

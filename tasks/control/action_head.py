@@ -59,6 +59,12 @@ class ActionHead:
             case _:
                 assert_never(self.space)
 
+    @property
+    def spreads(self) -> int:
+        """How many of the outputs, the last ones, are log standard deviations."""
+        is_drawn = isinstance(self.space, Box) and not self.deterministic
+        return self.outputs // 2 if is_drawn else 0
+
     def act(
         self,
         outputs: Float[Array, "*batch outputs"],

@@ -8,14 +8,15 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from eggroll.config import Config, Natural
+from eggroll.runs import Frame
 from eggroll.training import (
     Algorithm,
     Evaluated,
@@ -25,44 +26,12 @@ from eggroll.training import (
     evolution,
     parts,
 )
+from tasks.control.film import Film
+from tasks.control.host_data import Carry, HostData
 from tasks.control.host_environment import HostEnvironment, describe
 from tasks.control.normalisation import Moments, merge, moments, no_moments
-from tasks.control.pool import Played, Pool, play
+from tasks.control.pool import Playable, Played, Pool, play
 from tasks.control.task import Control
-
-
-class HostData(NamedTuple):
-    """What the members read at one step of their environments.
-
-    Attributes:
-        observed: moments of the observations of all generations before.
-        key: decides the episodes if all members shall have the same.
-        step_limit: steps after which an episode is truncated.
-        time: steps made so far.
-        observation: of each episode, a row a member.
-        alive: whether the episode goes on.
-    """
-
-    observed: Moments
-    key: PRNGKeyArray
-    step_limit: Int[Array, ""]
-    time: Int[Array, ""]
-    observation: Float[Array, "1 episodes ..."]
-    alive: Bool[Array, "1 episodes"]
-
-
-class Carry(NamedTuple):
-    """What a member carries through its episodes; each generation begins anew.
-
-    Attributes:
-        number: of the member, if each shall have its own episodes; else ().
-        memory: of its policy, one an episode.
-        observed: moments of what it has seen, if they are wanted; else ().
-    """
-
-    number: PyTree
-    memory: PyTree
-    observed: PyTree
 
 
 # (data, carry) -> (carry, aux), a row a member; aux has `action` and `seed`.
@@ -153,7 +122,12 @@ class HostControl(Control):
         return jnp.float32(jnp.nan), Carry(carry.number, memory, observed), aux
 
     def play(
-        self, act: Act, data: HostData, carry: Carry, members: int
+        self,
+        act: Act,
+        data: HostData,
+        carry: Carry,
+        members: int,
+        pool: Playable | None = None,
     ) -> tuple[Played, PyTree]:
         """Run the episodes of some members until the last of them has ended.
 
@@ -162,6 +136,7 @@ class HostControl(Control):
             data: from `batch`.
             carry: of all members.
             members: how many.
+            pool: where they act, if that is not the task's own.
 
         Returns:
             What became of the episodes, and moments of what each member has seen, if
@@ -179,8 +154,25 @@ class HostControl(Control):
             carry, aux = act(now, carry)
             return self.env.to_native(np.asarray(aux["action"]))
 
-        pool = self._pool(seeds.size)
+        pool = pool or self._pool(seeds.size)
         return play(pool, choose, seeds, int(data.step_limit)), carry.observed
+
+    def render(
+        self,
+        params: PyTree,
+        state: Moments,
+        key: PRNGKeyArray,
+        steps: int | None = None,
+    ) -> list[Frame]:
+        """Watch an episode of the unperturbed policy, of `steps` steps at most.
+
+        Raises:
+            UserError: the environment cannot be drawn.
+        """
+        film = Film(self.environment, self.environment_options)
+        limit = min(steps or self.env.step_limit, self.max_steps or self.env.step_limit)
+        self._play_alone(params, state, key, 1, limit, film)
+        return film.frames
 
     def close(self) -> None:
         """End the worker processes. It happens by itself when the task is gone."""
@@ -198,16 +190,28 @@ class HostControl(Control):
 
     @functools.cached_property
     def _validation(self) -> Callable[[PyTree, Moments, PRNGKeyArray], Played]:
-        evaluate = jax.jit(jax.vmap(self.evaluate, (None, self.data_axes, 0, None)))
-        carry = self._carry(1, self.evaluation_episodes)
+        limit = self.max_steps or self.env.step_limit
+        return lambda params, observed, key: self._play_alone(
+            params, observed, key, self.evaluation_episodes, limit
+        )
 
-        def run(params: PyTree, observed: Moments, key: PRNGKeyArray) -> Played:
-            act = lambda data, carry: evaluate(params, data, carry, key)[1:]
-            limit = jnp.int32(self.max_steps or self.env.step_limit)
-            data = self._data(observed, key, limit, self.evaluation_episodes)
-            return self.play(act, data, carry, 1)[0]
+    @functools.cached_property
+    def _acting(self) -> Callable[..., tuple[Array, Carry, dict[str, Any]]]:
+        return jax.jit(jax.vmap(self.evaluate, (None, self.data_axes, 0, None)))
 
-        return run
+    def _play_alone(
+        self,
+        params: PyTree,
+        observed: Moments,
+        key: PRNGKeyArray,
+        episodes: int,
+        limit: int,
+        pool: Playable | None = None,
+    ) -> Played:
+        """Run episodes of one policy."""
+        act = lambda data, carry: self._acting(params, data, carry, key)[1:]
+        data = self._data(observed, key, jnp.int32(limit), episodes)
+        return self.play(act, data, self._carry(1, episodes), 1, pool)[0]
 
     def _carry(self, members: int, episodes: int) -> Carry:
         spread = lambda x: jnp.broadcast_to(x, (members, episodes, *jnp.shape(x)))
@@ -262,9 +266,14 @@ def _evolution(task: HostControl, config: Config, *, rank: int | None) -> Algori
 def _told(
     lengths: Int[np.ndarray, "members episodes"], observed: PyTree
 ) -> dict[str, Any]:
-    """What the episodes of all members tell beside their returns."""
+    """What the episodes of all members tell beside their returns.
+
+    Actions are computed for all episodes until the last of them has ended.
+    """
+    mean = lengths.mean(axis=1).astype(np.float32)
+    utilisation = mean / max(lengths.max(), 1)
     return {
         "steps": lengths.sum(axis=1),
-        "metrics": {"episode_length": lengths.mean(axis=1).astype(np.float32)},
+        "metrics": {"episode_length": mean, "utilisation": utilisation},
         "observed": observed,
     }

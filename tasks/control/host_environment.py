@@ -8,7 +8,7 @@ import numpy as np
 
 from eggroll import UserError
 from tasks.control.environment import check_name, library
-from tasks.control.spaces import Box, Discrete, Space
+from tasks.control.spaces import Box, Discrete, MultiDiscrete, Space
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,15 @@ def _action_space(name: str, native: Any, spaces: Any) -> tuple[Space, Callable]
             return Box.of(native.low, native.high, size=size), shaped
         except ValueError as error:
             raise UserError(f"{name}: actions: {error}") from error
+    if isinstance(native, spaces.MultiDiscrete | spaces.MultiBinary):
+        is_binary = isinstance(native, spaces.MultiBinary)
+        sizes = np.full(native.shape, 2) if is_binary else native.nvec
+        start = 0 if is_binary else native.start
+        folded = lambda chosen: chosen.reshape(*chosen.shape[:-1], *sizes.shape)
+        kept = lambda chosen: (start + folded(chosen)).astype(native.dtype)
+        return MultiDiscrete(tuple(map(int, sizes.ravel()))), kept
     raise UserError(
-        f"{name}: expected actions of a space Discrete or Box of floats, got {native}: "
-        "wrap the environment, and register the wrapped one"
+        f"{name}: expected actions of a space Discrete, MultiDiscrete, MultiBinary or "
+        f"Box of floats, got {native}: wrap the environment, and register the wrapped "
+        "one"
     )

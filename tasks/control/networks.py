@@ -17,6 +17,7 @@ from eggroll import UserError
 
 NETWORKS = {
     "mlp": "models.mlp:MLP",
+    "paper": "models.mlp:PaperMLP",
     "gru": "models.recurrent:GRU",
     "conv": "models.conv:ConvNet",
     "itemwise": "models.itemwise:Itemwise",
@@ -43,6 +44,9 @@ class Network:
             and memory then have a leading axis of agents.
         shared: whether all agents have the same parameters; if not, parameters have
             a leading axis of agents too.
+        free: how many of the outputs, the last ones, are parameters of their own and
+            no function of what is observed; they start at 0. Parameters are then a
+            dict of `model` and `free`.
     """
 
     kind: str
@@ -52,6 +56,7 @@ class Network:
     activation: str = "pqn"
     agents: int | None = None
     shared: bool = True
+    free: int = 0
 
     def check(self) -> None:
         """Build the model without computing anything, to refuse what cannot be."""
@@ -59,7 +64,13 @@ class Network:
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Draw parameters: nested dicts of arrays."""
-        draw = lambda key: nnx.to_pure_dict(nnx.state(self._build(key)))
+
+        def draw(key: PRNGKeyArray) -> PyTree:
+            params = nnx.to_pure_dict(nnx.state(self._build(key)))
+            if not self.free:
+                return params
+            return {"model": params, "free": jnp.zeros(self.free)}
+
         if self.agents is None or self.shared:
             return jax.jit(draw)(key)
         return jax.jit(jax.vmap(draw))(jax.random.split(key, self.agents))
@@ -91,10 +102,14 @@ class Network:
     ) -> tuple[Float[Array, "..."], PyTree]:
         if not self._is_spatial:
             observation = observation.reshape(-1)
-        model = nnx.merge(self._graph, params)
+        model = nnx.merge(self._graph, params["model"] if self.free else params)
         if self._is_recurrent:
-            return model(observation, memory)
-        return model(observation), memory
+            outputs, memory = model(observation, memory)
+        else:
+            outputs = model(observation)
+        if self.free:
+            outputs = jnp.concatenate([outputs, params["free"]])
+        return outputs, memory
 
     @cached_property
     def _class(self) -> Any:
@@ -133,7 +148,7 @@ class Network:
         shape = self.observation_shape
         return self._class(
             shape if self._is_spatial else math.prod(shape),
-            self.outputs,
+            self.outputs - self.free,
             hidden=tuple(self.hidden),
             activation=self.activation,
             rngs=nnx.Rngs(key),

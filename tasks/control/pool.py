@@ -5,7 +5,7 @@ import math
 import multiprocessing
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt32
@@ -132,8 +132,23 @@ class Played(NamedTuple):
 Act = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 
+class Playable(Protocol):
+    """What `play` needs of a pool."""
+
+    def reset(
+        self, seeds: UInt32[np.ndarray, " environments"], /
+    ) -> Shaped[np.ndarray, "environments ..."]: ...
+
+    def step(
+        self,
+        actions: Shaped[np.ndarray, "environments ..."],
+        alive: Bool[np.ndarray, " environments"],
+        /,
+    ) -> Seen: ...
+
+
 def play(
-    pool: Pool, act: Act, seeds: UInt32[np.ndarray, "members episodes"], limit: int
+    pool: Playable, act: Act, seeds: UInt32[np.ndarray, "members episodes"], limit: int
 ) -> Played:
     """Run episodes side by side until the last of them has ended.
 

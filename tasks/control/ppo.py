@@ -115,7 +115,7 @@ class _Learner:
     def __init__(self, task: PolicyTask, config: Config):
         self.task, self.config, self.settings = task, config, task.ppo
         self.head = ActionHead(task.env.action_space, False, task.squash)
-        self.critic = dataclasses.replace(task.policy, outputs=1)
+        self.critic = dataclasses.replace(task.policy, outputs=1, free=0)
         clip = optax.clip_by_global_norm(task.ppo.gradient_norm)
         self.optimizer = optax.chain(clip, instantiate.optimizer(config))
 

@@ -28,12 +28,15 @@ class Episodes(NamedTuple):
             truncated it.
         observed: moments of all observations that were acted on; of none unless
             they were asked for.
+        computed: steps that were computed, of which those after an episode's end are
+            thrown away. Under `vmap` it is one number for all.
     """
 
     returns: Float[Array, " episodes"]
     lengths: Int[Array, " episodes"]
     terminated: Bool[Array, " episodes"]
     observed: Moments
+    computed: Int[Array, ""]
 
     def after(
         self,
@@ -50,7 +53,13 @@ class Episodes(NamedTuple):
             lengths=self.lengths + acts,
             terminated=self.terminated | (acts & done),
             observed=observed,
+            computed=self.computed + 1,
         )
+
+    @property
+    def utilisation(self) -> Float[Array, ""]:
+        """The share of the computed steps that belong to an episode under way."""
+        return jnp.mean(self.lengths) / self.computed
 
 
 class _Loop(NamedTuple):
@@ -124,6 +133,30 @@ def rollout(
     return jax.lax.while_loop(running, advance, _settle(advance, start)).episodes
 
 
+def summary(episodes: Any) -> dict[str, float]:
+    """What people want to know of finished episodes, the headline first.
+
+    Episodes without a finite return are left out of the mean and counted. One
+    episode has no standard error.
+
+    Args:
+        episodes: `Episodes`, or what has the same `returns`, `lengths` and
+            `terminated`, on the host.
+    """
+    finite = episodes.returns[np.isfinite(episodes.returns)]
+    metrics = {
+        "return": float(np.mean(finite)) if finite.size else float("nan"),
+        "episode_length": float(np.mean(episodes.lengths)),
+        "terminated": float(np.mean(episodes.terminated)),
+    }
+    if finite.size > 1:
+        spread = np.std(finite, ddof=1)
+        metrics["return_sem"] = float(spread / np.sqrt(finite.size))
+    if broken := episodes.returns.size - finite.size:
+        metrics["non_finite_episodes"] = float(broken)
+    return metrics
+
+
 def is_finite(observation: Float[Array, "rows ..."]) -> Bool[Array, " rows"]:
     """Whether all numbers of each row are finite, and so may be acted on."""
     return jnp.all(jnp.isfinite(observation), axis=range(1, observation.ndim))
@@ -190,6 +223,7 @@ def _start(environment: Environment, keys: PRNGKeyArray, memory: PyTree) -> _Loo
             lengths=jnp.zeros(episodes, jnp.int32),
             terminated=jnp.zeros(episodes, bool),
             observed=no_moments(environment.observation_shape),
+            computed=jnp.int32(0),
         ),
     )
 

@@ -8,13 +8,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from eggroll import Task, UserError
-from eggroll.config import Bounds, Count, Natural, check_bounds
+from eggroll.config import Bounds, Choice, Count, Natural, check_bounds
 from eggroll.runs import Frame
-from tasks import open_es
 from tasks.control.action_head import ActionHead, Squash
 from tasks.control.adapters import make
 from tasks.control.environment import Environment, in_words
@@ -31,7 +29,8 @@ from tasks.control.normalisation import (
 from tasks.control.partial import partial
 from tasks.control.ppo import PPOSettings, algorithm as ppo_algorithm
 from tasks.control.rendering import watch
-from tasks.control.rollout import Episodes, rollout
+from tasks.control.rollout import Episodes, rollout, summary
+from tasks.evosax import OPEN_ES, algorithm as evosax_algorithm
 
 
 # Returns at which an environment counts as solved, for the plots.
@@ -81,12 +80,16 @@ class Control(Task):
         episodes: episodes per member and step.
         seeds: who meets the same initial states and chances in one step: the two
             members of a `pair`, the whole `population`, or no two members at all.
-        network: `mlp`, `gru`, `conv`, `itemwise`, or `package.module:Class`.
+        network: `mlp`, `paper` (an `mlp` whose first layer has no bias, as in the
+            paper), `gru`, `conv`, `itemwise`, or `package.module:Class`.
         hidden: width of each hidden layer.
         activation: a name from `models.activations.ACTIVATIONS`.
         shared: whether all agents of a team have the same parameters.
         deterministic: whether the policy takes its likeliest action or draws one.
         squash: how continuous actions keep to their bounds, `tanh` or `clip`.
+        log_std: what the log standard deviation of continuous actions that are drawn
+            is: outputs of the network, its `head`; or `free`, parameters that do not
+            depend on what is observed, as in the paper, which start at 0.
         normalise_observations: whether to scale observations by the running mean
             and variance of all that the population has seen, and all agents of a team
             with `shared` parameters; what tells these apart (indices, types, padding)
@@ -98,6 +101,7 @@ class Control(Task):
         max_steps_ramp: in that many steps, linearly.
         evaluation_episodes: episodes of the unperturbed policy per validation.
         ppo: settings of the algorithm `ppo`, the baseline.
+        evosax: the strategy that the algorithm `evosax` is, with its options.
     """
 
     environment: str | Environment = "gymnax/CartPole-v1"
@@ -111,14 +115,16 @@ class Control(Task):
     shared: bool = True
     deterministic: bool = True
     squash: Squash = "tanh"
+    log_std: Literal["head", "free"] = "head"
     normalise_observations: bool = False
     max_steps: Count | None = None
     max_steps_start: Count | None = None
     max_steps_ramp: Natural = 0
     evaluation_episodes: Count = 128
     ppo: PPOSettings = PPO_DEFAULTS
+    evosax: Choice = OPEN_ES
 
-    algorithms = MappingProxyType({"evosax": open_es.algorithm, "ppo": ppo_algorithm})
+    algorithms = MappingProxyType({"evosax": evosax_algorithm, "ppo": ppo_algorithm})
     samples = "frames"
 
     def __post_init__(self):
@@ -127,6 +133,8 @@ class Control(Task):
             raise UserError(
                 f"seeds must be 'pair', 'population' or 'member', got {self.seeds!r}."
             )
+        if self.log_std not in ("head", "free"):
+            raise UserError(f"log_std must be 'head' or 'free', got {self.log_std!r}.")
         self.policy.check()  # a misspelt name is refused now, not at the first step
 
     @functools.cached_property
@@ -155,6 +163,7 @@ class Control(Task):
             activation=self.activation,
             agents=agents,
             shared=self.shared,
+            free=self.head.spreads if self.log_std == "free" else 0,
         )
 
     @property
@@ -206,7 +215,10 @@ class Control(Task):
         fitness = jnp.mean(episodes.returns)
         aux: dict[str, Any] = {
             "steps": jnp.sum(episodes.lengths),
-            "metrics": {"episode_length": jnp.mean(episodes.lengths)},
+            "metrics": {
+                "episode_length": jnp.mean(episodes.lengths),
+                "utilisation": episodes.utilisation,
+            },
         }
         if self.normalise_observations:
             aux["observed"] = episodes.observed
@@ -223,22 +235,9 @@ class Control(Task):
     ) -> dict[str, float]:
         """Return the mean return of the unperturbed policy and its standard error.
 
-        Episodes without a finite return are left out of the mean and counted. One
-        episode has no standard error.
+        See `tasks.control.rollout.summary`.
         """
-        episodes = jax.device_get(self._validation(params, state, key))
-        finite = episodes.returns[np.isfinite(episodes.returns)]
-        metrics = {
-            "return": float(np.mean(finite)) if finite.size else float("nan"),
-            "episode_length": float(np.mean(episodes.lengths)),
-            "terminated": float(np.mean(episodes.terminated)),
-        }
-        if finite.size > 1:
-            spread = np.std(finite, ddof=1)
-            metrics["return_sem"] = float(spread / np.sqrt(finite.size))
-        if broken := episodes.returns.size - finite.size:
-            metrics["non_finite_episodes"] = float(broken)
-        return metrics
+        return summary(jax.device_get(self._validation(params, state, key)))
 
     def render(
         self,

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from models.activations import ACTIVATIONS, activation, pqn
-from models.mlp import MLP
+from models.mlp import MLP, PaperMLP
 
 
 def make(**options) -> MLP:
@@ -21,6 +21,17 @@ def test_output_is_the_formula_spelt_out(getkey):
     for layer in params["layers"].values():
         h = jnp.tanh(h @ layer["kernel"] + layer["bias"])
     expected = h @ params["head"]["kernel"] + params["head"]["bias"]
+    np.testing.assert_allclose(model(x), expected, rtol=1e-6)
+
+
+def test_the_paper_s_network_has_no_bias_in_its_first_layer_alone(getkey):
+    options = {"hidden": (8, 8), "activation": "pqn", "rngs": nnx.Rngs(0)}
+    model, x = PaperMLP(3, 2, **options), jax.random.normal(getkey(), (3,))
+    p = nnx.to_pure_dict(nnx.state(model))
+    assert set(p["layers"][0]) == {"kernel"}
+    h = pqn(x @ p["layers"][0]["kernel"])
+    h = pqn(h @ p["layers"][1]["kernel"] + p["layers"][1]["bias"])
+    expected = h @ p["head"]["kernel"] + p["head"]["bias"]
     np.testing.assert_allclose(model(x), expected, rtol=1e-6)
 
 

@@ -1,6 +1,7 @@
 """Gymnasium environments with something wrong; workers import this by its name."""
 
 import os
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -52,5 +53,41 @@ class Walk(gymnasium.Env):
         return np.array([self.place], np.float64)
 
 
+class Locks(gymnasium.Env):
+    """Six locks in two rows; the reward says how many wheels are at their number.
+
+    They stand at the numbers of `right`. `kind` says what an action is. The picture is
+    as bright as the time is late.
+    """
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": 4}
+    observation_space = gymnasium.spaces.Box(0.0, 1.0, (1,))
+
+    def __init__(self, kind: str = "discrete", render_mode: str | None = None):
+        self.render_mode, spaces = render_mode, gymnasium.spaces
+        if kind == "binary":
+            self.action_space = spaces.MultiBinary((2, 3))
+            self.right = np.array([[1, 0, 0], [0, 1, 1]])
+        else:
+            sizes, start = np.array([[2, 3, 4], [2, 3, 4]]), np.array([[1, 0, -1]] * 2)
+            self.action_space = spaces.MultiDiscrete(sizes, start=start)
+            self.right = np.array([[1, 2, 0], [2, 1, -1]])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return np.ones(1, np.float32), {}
+
+    def step(self, action):
+        assert action in self.action_space
+        self.time += 1
+        reward = float(np.sum(action == self.right))
+        return np.ones(1, np.float32), reward, False, False, {}
+
+    def render(self):
+        return np.full((20, 30, 3), 50 * self.time, np.uint8)
+
+
+gymnasium.register("Locks-v0", entry_point=Locks, max_episode_steps=3)
 gymnasium.register("Walk-v0", entry_point=Walk, max_episode_steps=7)
 gymnasium.register("Endless-v0", entry_point=Walk)

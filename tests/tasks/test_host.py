@@ -231,7 +231,7 @@ WALK = {"environment": "host_environments:Walk-v0"}
         ({"environment": "no_such_module:Walk-v0"}, "no_such_module"),
         ({"environment": "host_environments:Endless-v0"}, "set max_steps"),
         ({**WALK, "environment_options": {"wind": 1}}, "argument 'wind'"),
-        ({**WALK, "environment_options": {"trouble": "tuple"}}, "Discrete or Box"),
+        ({**WALK, "environment_options": {"trouble": "tuple"}}, "MultiBinary or Box"),
         ({**WALK, "processes": -1}, "processes: expected at least 0, got -1"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

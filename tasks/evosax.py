@@ -1,21 +1,33 @@
-"""OpenAI-ES as evosax has it: an independent check of ours, for any task.
+"""Strategies of evosax as baselines, by name, for any task.
 
-The task, its validation, population, sigma, shaping and optimiser are those of the
-config. What differs from `openes`, and is evosax's own:
+The task, its validation, population and budget are those of the config. `Open_ES`, with
+the config's sigma, shaping and optimiser, is an independent check of `openes`. What
+differs from that, and is evosax's own:
 
 - Noise is Gaussian, whatever `strategy.noise` says.
-- The parameters are one flat vector, and all members are written out and kept.
+- The parameters are one flat vector, and all members are written out and kept. `CMA_ES`
+  and `xNES` keep the square of that, and serve some thousand parameters.
 - A schedule of sigma comes one step late: generation g uses sigma(g - 1).
 - It minimises, so that it is told minus the fitness.
 - Where a member fails, it and its partner are given the mean of the others, so that
   they cancel; ours are left out.
+
+Of other strategies, those that follow an estimate of the gradient, such as `PGPE`, have
+the config's shaping and optimiser; those that rank members by a rule of their own, such
+as `CMA_ES`, `Sep_CMA_ES` and `SNES`, have neither, and failed members come last. They
+all start from `strategy.sigma`, which those with a rule for it adapt. Only `Open_ES`
+and `PGPE` have pairs of members; with others, each member meets its own chances, or all
+the same with `seeds: population`.
 
 References:
     Lange, "evosax: JAX-based Evolution Strategies" (2022),
     https://arxiv.org/abs/2212.04180.
 """
 
+import difflib
 import importlib
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,7 +36,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from eggroll import Task, UserError
-from eggroll.config import Config
+from eggroll.config import Choice, Config
 from eggroll.evolution import compilers
 from eggroll.evolution.chunks import map_chunks
 from eggroll.evolution.members import rows_of_members
@@ -47,13 +59,17 @@ SHAPINGS = {
 }
 
 
+OPEN_ES = Choice(name="Open_ES")
+PAIRED = ("Open_ES", "PGPE")  # all of one sign before all of the other
+
+
 def algorithm(task: Task, config: Config) -> Algorithm:
-    """Returns evosax's `Open_ES`.
+    """Returns the strategy of evosax that `task.evosax` names; by default `Open_ES`.
 
     Raises:
-        UserError: evosax is not installed, or the config asks for what it cannot do.
+        UserError: evosax is not installed, has no such strategy, or the config asks for
+            what it cannot do.
     """
-    _check(config)
     learner = _Learner(task, config)
     members = config.strategy.population
     return Algorithm(
@@ -65,26 +81,43 @@ class _Learner:
     """The pair of pure functions, and what they share."""
 
     def __init__(self, task: Task, config: Config):
-        algorithms = _library("evosax.algorithms")
+        named: Choice = getattr(task, "evosax", OPEN_ES)
+        strategy = _found(named.name)
+        accepted = inspect.signature(strategy).parameters
         shapings = _library("evosax.core.fitness_shaping")
+        # Those that rank members have optimisers, too, which make their steps of 1.
+        ranks = shapings.weights_fitness_shaping_fn
+        is_ranking = accepted["fitness_shaping_fn"].default is ranks
+        self.has_optimizer = "optimizer" in accepted and not is_ranking
+        self.has_pairs = named.name in PAIRED and config.strategy.antithetic
+        is_scheduled = "std_schedule" in accepted
+        _check(config, named.name, self.has_optimizer, is_scheduled)
         self.task, self.strategy = task, (setting := config.strategy)
         self.optimizer = instantiate.optimizer(config)
         like = jax.eval_shape(task.init, jax.random.key(config.seed))
-        sigma = instantiate.schedule(setting.sigma)
-        self.es = algorithms.Open_ES(
-            population_size=setting.population,
-            solution=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like),
-            use_antithetic_sampling=setting.antithetic,
-            optimizer=self.optimizer,
-            std_schedule=sigma if callable(sigma) else optax.constant_schedule(sigma),
-            fitness_shaping_fn=getattr(shapings, SHAPINGS[setting.shaping.name]),
-        )
-        self.options = self.es.default_params
+        arguments: dict[str, Any] = {
+            "population_size": setting.population,
+            "solution": jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like),
+        }
+        if self.has_optimizer:
+            shaping = getattr(shapings, SHAPINGS[setting.shaping.name])
+            arguments |= {"optimizer": self.optimizer, "fitness_shaping_fn": shaping}
+        if "use_antithetic_sampling" in accepted:
+            arguments["use_antithetic_sampling"] = setting.antithetic
+        if is_scheduled:
+            sigma = instantiate.schedule(setting.sigma)
+            constant = optax.constant_schedule
+            arguments["std_schedule"] = sigma if callable(sigma) else constant(sigma)
+        with instantiate.blaming("task.evosax", (Exception,)):  # there are many
+            self.es = strategy(**arguments)
+            options = self.es.default_params
+        self.options = _set(options, named, setting.sigma.start)
 
     def init(self, params: PyTree) -> PyTree:
         state = self.es.init(jax.random.key(0), params, self.options)
         # evosax makes the optimiser's state for zeros, and counts in Python's numbers.
-        state = state.replace(opt_state=self.optimizer.init(state.mean))
+        if self.has_optimizer:
+            state = state.replace(opt_state=self.optimizer.init(state.mean))
         return _typed(state)
 
     def step(self, state: State, data: PyTree) -> tuple[State, Metrics]:
@@ -109,7 +142,7 @@ class _Learner:
         self, population: PyTree, data: PyTree, carry: PyTree, key: PRNGKeyArray
     ) -> tuple[Float[Array, " population"], PyTree, dict[str, Any]]:
         """Evaluates the members in our order: neighbours are pairs."""
-        size, each = self.strategy.population, 2 if self.strategy.antithetic else 1
+        size, each = self.strategy.population, 2 if self.has_pairs else 1
         keys = jnp.repeat(jax.random.split(key, size // each), each)
         members = jax.tree.map(self._in_our_order, population)
         axes, index = self.task.data_axes, jnp.arange(size)
@@ -132,38 +165,77 @@ class _Learner:
     def _mended(
         self, fitness: Float[Array, " population"]
     ) -> Float[Array, " population"]:
-        """Gives failed members and their partners the mean of the others."""
-        each = 2 if self.strategy.antithetic else 1
+        """Gives failed members what makes them count for nothing.
+
+        That is the mean of the others, for them and their partners; where members are
+        ranked, the worst.
+        """
+        each = 2 if self.has_pairs else 1
         usable = jnp.isfinite(fitness).reshape(-1, each).all(axis=1).repeat(each)
-        return jnp.where(usable, fitness, jnp.mean(fitness, where=usable))
+        mean = jnp.mean(fitness, where=usable)
+        worst = jnp.min(fitness, where=usable, initial=jnp.inf)
+        return jnp.where(usable, fitness, mean if self.has_optimizer else worst)
 
     def _in_our_order(self, x: Array) -> Array:
         """From all of one sign before all of the other, to neighbours."""
-        if not self.strategy.antithetic:
+        if not self.has_pairs:
             return x
         return x.reshape(2, -1, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
 
     def _in_their_order(self, x: Array) -> Array:
-        if not self.strategy.antithetic:
+        if not self.has_pairs:
             return x
         return x.reshape(-1, 2, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
 
 
-def _check(config: Config) -> None:
+def _found(name: str) -> Any:
+    """The class of that name; only those that have a mean to validate will do."""
+    known = _library("evosax.algorithms").distribution_based_algorithms
+    if name in known:
+        return known[name]
+    folded = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    there_is = f"there is: {', '.join(sorted(known))}"
+    hint = f"did you mean {folded[near[0]]!r}?" if near else there_is
+    raise UserError(
+        f"task.evosax: evosax has no strategy {name!r:.80} that moves a mean: {hint}"
+    )
+
+
+def _set(options: Any, named: Choice, sigma: float) -> Any:
+    """A strategy's options with those of the config; it starts from sigma."""
+    own = vars(options)
+    for name in named.options:
+        if name not in own:
+            raise UserError(
+                f"task.evosax: {named.name} has no option {name!r:.80}; it has: "
+                f"{', '.join(sorted(own)) or 'none'}"
+            )
+    # xNES multiplies its spread by its matrix, which starts as large.
+    sigma = sigma**0.5 if named.name == "xNES" else sigma
+    start: Mapping[str, Any] = {"std_init": sigma} if "std_init" in own else {}
+    return options.replace(**{**start, **named.options})
+
+
+def _check(config: Config, name: str, has_optimizer: bool, is_scheduled: bool) -> None:
     """Refuses settings that evosax has nothing for."""
     setting = config.strategy
     wrong = {
         "precision": config.precision != "float32" and "float32",
         "strategy.noise_reuse": setting.noise_reuse != 1 and "1",
         "strategy.rules": bool(setting.rules) and "none",
-        "strategy.shaping": (setting.shaping.name not in SHAPINGS)
+        "strategy.shaping": (has_optimizer and setting.shaping.name not in SHAPINGS)
         and f"one of {', '.join(SHAPINGS)}",
-        "strategy.shaping's options": bool(setting.shaping.options) and "none",
-        "strategy.population": bool(setting.population % 2) and "an even number",
+        "strategy.shaping's options": bool(has_optimizer and setting.shaping.options)
+        and "none",
+        "strategy.population": bool(name in PAIRED and setting.population % 2)
+        and "an even number",
+        "strategy.sigma": (not is_scheduled and setting.sigma.kind != "constant")
+        and f"one number, which {name} adapts by itself",
     }
-    for name, expected in wrong.items():
+    for one, expected in wrong.items():
         if expected:
-            raise UserError(f"algorithm: 'evosax' expects {name} to be {expected}")
+            raise UserError(f"algorithm: 'evosax' expects {one} to be {expected}")
 
 
 def _typed(tree: PyTree) -> PyTree:
