@@ -143,7 +143,7 @@ def rebuilt(
             if evaluates:
                 state = again_by_evaluating(sitting.experiment, state, step, over)
             else:
-                state = again(sitting.parts, state, record.arrays, over)
+                state = again(sitting.parts, state, record.arrays, over=over)
             step, progress = record.step, _used(record)
             config = sitting.experiment.config
             carries = sitting.parts.carries() and not evaluates
@@ -160,9 +160,16 @@ def rebuilt(
 
 
 def again(
-    parts: Parts, state: State, arrays: dict[str, np.ndarray], over: bool
+    parts: Parts, state: State, arrays: dict[str, np.ndarray], *, over: bool = False
 ) -> State:
-    """The state after a step whose evaluation found these numbers."""
+    """The state after a step whose evaluation found these numbers.
+
+    Args:
+        parts: Of the step.
+        state: Before it.
+        arrays: The numbers.
+        over: Whether the step may write over the state's arrays.
+    """
     found = parts.blank(state)
 
     def given(like: Any, name: str) -> Any:
