@@ -86,7 +86,7 @@ class _Loop:
         self.state = initial_state(experiment)
         if writes_over(experiment):  # not over what the task may have at hand
             self.state = donation.apart(self.state)
-        self.steps = Steps(experiment)
+        self.steps = Steps(experiment, self.state.params)
         self.step = 0
         self.progress = Progress()
         self.best = -math.inf  # raw fitness of a member, over all sittings
