@@ -120,6 +120,7 @@ class Nursery:
 
     def has_told(self, seconds: float) -> bool:
         """Whether there is news by so many seconds from now."""
+        assert self._process.stdout is not None
         return bool(select.select([self._process.stdout], [], [], seconds)[0])
 
     def told(self) -> dict[str, Any]:

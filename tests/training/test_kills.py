@@ -85,7 +85,7 @@ def test_kills_change_nothing(name, tmp_path, nursery):
     for _ in range(KILLS):
         ended(nursery.begin(words), killed / "metrics.jsonl", chance)
         words = ["train", "--resume", str(killed)]
-    last = figures(killed)[-1]["step"] + 40
+    last = int(figures(killed)[-1]["step"]) + 40
     budget = ["--generations", str(last)]
     nursery.run(*words, *budget)
     nursery.run("train", str(file), "--name", "whole", *budget)
