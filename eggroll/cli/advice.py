@@ -18,6 +18,7 @@ SIGNS = {
     "update/ratio": "of the update's norm to that of the parameters",
     "update/rms": "by which a weight moves",
     "parameters/rms": "size of a weight",
+    "parameters/drift": "distance from the start, in norms of the start",
     "update/lost": "share of updates that rounding swallows",
     "votes/margin": "0.80 is noise alone",
     "update/changed": "share of integer weights that move",

@@ -230,6 +230,9 @@ class Config:
             ratio, each at the price of one update; 0 for never.
         unusable_steps: What becomes of a step in which one member of every pair has
             failed, so that nothing is learnt: `count` it, or `stop` the run.
+        step_deadline: Seconds that a step may take, but for a sitting's first one; what
+            hangs in Python longer (a `score`, a `batch`) is ended, and the steps before
+            it are saved; None: any.
         seed: The base key of everything random.
         precision: Of the parameters; `bfloat16` keeps a float32 master copy.
         mesh: Of which devices, and what lies on which.
@@ -251,6 +254,7 @@ class Config:
     replay_log: Literal["whole", "recent", "none"] = "whole"
     diagnose_every: Natural = 10
     unusable_steps: Literal["count", "stop"] = "count"
+    step_deadline: Positive | None = None
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     mesh: MeshConfig = MeshConfig()

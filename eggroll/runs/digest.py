@@ -50,14 +50,19 @@ def _sums_of_parts(array: jax.Array) -> list[jax.Array]:
 def _sums(xp: ModuleType, array: Any) -> list[Any]:
     """The sums of an array's words, each mixed with its position."""
     words = _words(xp, array)
-    position = xp.zeros((1,) * words.ndim, np.uint32)
-    for d, n in enumerate(words.shape):
+    places = [mixed(positions(xp, words.shape) + np.uint32(seed)) for seed in _SEEDS]
+    return [xp.sum(mixed(words ^ one), dtype=np.uint32) for one in places]
+
+
+def positions(xp: ModuleType, shape: tuple[int, ...]) -> Any:
+    """The number of each element of an array, modulo 2^32; `xp` is NumPy or JAX's."""
+    position = xp.zeros((1,) * len(shape), np.uint32)
+    for d, n in enumerate(shape):
         along = xp.arange(n, dtype=np.uint32).reshape(
-            [n if i == d else 1 for i in range(words.ndim)]
+            [n if i == d else 1 for i in range(len(shape))]
         )
         position = position * np.uint32(n % 2**32) + along
-    mixed = [_mixed(words ^ _mixed(position + np.uint32(seed))) for seed in _SEEDS]
-    return [xp.sum(one, dtype=np.uint32) for one in mixed]
+    return position
 
 
 def _words(xp: ModuleType, array: Any) -> Any:
@@ -81,7 +86,7 @@ def _bits(xp: ModuleType, array: Any, kind: np.dtype) -> Any:
     return jax.lax.bitcast_convert_type(array, kind)
 
 
-def _mixed(x: Any) -> Any:
+def mixed(x: Any) -> Any:
     """Spreads each bit of a word over all of it, reversibly.
 
     References:

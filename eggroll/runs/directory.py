@@ -27,6 +27,7 @@ CHANGEABLE = (
     "optimizer.learning_rate",
     "replay_log",
     "sinks",
+    "step_deadline",
     "strategy.chunk_size",
     "strategy.sigma",
     "unusable_steps",

@@ -9,8 +9,9 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+from jaxtyping import PyTree
 
-from eggroll.training import replay
+from eggroll.training import drift, replay
 from eggroll.training.experiment import Experiment, placements, writes_over
 from eggroll.training.placement import settled
 from eggroll.training.state import Purpose, State, key_for
@@ -43,9 +44,17 @@ class Step(NamedTuple):
 class Steps:
     """Makes the steps of a sitting."""
 
-    def __init__(self, experiment: Experiment):
+    def __init__(self, experiment: Experiment, start: PyTree):
+        """Makes none yet.
+
+        Args:
+            experiment: Of which they are.
+            start: The parameters that the run began with.
+        """
         self._task, self._algorithm = experiment.task, experiment.algorithm
         self._lies = placements(experiment)
+        self._diagnose_every = experiment.config.diagnose_every
+        self._start = drift.outline(start) if self._diagnose_every else None
         parts = self._algorithm.parts
         self._writes_over = writes_over(experiment)
         # Several processes would have to agree on how long a step takes; and a state
@@ -87,4 +96,7 @@ class Steps:
             self._algorithm, state, data, over=self._writes_over
         )
         after = settled(after, self._lies)
+        if self._start is not None and step % self._diagnose_every == 0:
+            far = drift.distance(self._start, after.params)
+            figures = figures | {"parameters/drift": far}
         return after, (figures, all_finite(after.params), numbers)

@@ -21,8 +21,9 @@ def failing(case: Case) -> Finding | None:
 
 def constant_fitness(case: Case) -> Finding | None:
     """Fitness that does not depend on the parameters."""
-    spread = case.of("fitness/spread")
-    if not len(spread) or spread.any():
+    spread, tied = case.of("fitness/spread"), case.of("fitness/tied")
+    is_of_one = len(tied) and not tied.any()  # as gradients, which need no others
+    if not len(spread) or spread.any() or is_of_one:
         return None
     return Finding(
         "constant fitness",
@@ -57,10 +58,14 @@ def nearly_equal(case: Case) -> Finding | None:
 
 
 def weightless(case: Case) -> Finding | None:
-    """Fitness that differs, and weights that do not."""
-    largest, norms = case.of("shaped/largest"), case.of("gradient/norm")
-    is_void = any(len(x) and np.mean(x == 0) > 0.7 for x in (largest, norms))
-    if not (is_void and case.of("fitness/spread").any()) or nearly_equal(case):
+    """Fitness that differs, and weights that do not, from the first steps on.
+
+    Where they did at first, it may be that all members have learnt the same.
+    """
+    differing = case._replace(rows=[x for x in case.rows if x.get("fitness/spread")])
+    largest, norms = differing.of("shaped/largest"), differing.of("gradient/norm")
+    is_void = lambda x: len(x) and min(np.mean(x == 0), np.mean(x[:5] == 0)) > 0.7
+    if not (is_void(largest) or is_void(norms)) or nearly_equal(case):
         return None
     return Finding(
         "nothing to compare",

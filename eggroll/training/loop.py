@@ -35,6 +35,7 @@ from eggroll.training.saving import Saving
 from eggroll.training.signals import Interrupt, interruptible
 from eggroll.training.state import Purpose, key_for
 from eggroll.training.verdict import Verdict, all_finite, of_fitness, of_parameters
+from eggroll.training.watch import Watch
 
 
 Beat = Callable[[], None]
@@ -80,12 +81,12 @@ class _Loop:
         self.experiment = experiment
         self.config, self.task, self.algorithm = experiment
         self.report, self.beat = report, beat
-        self.saving = Saving(run, experiment)
+        self.saving, self.watch = Saving(run, experiment), Watch(report)
         self.checkpoints, self.files = self.saving.checkpoints, run
         self.state = initial_state(experiment)
         if writes_over(experiment):  # not over what the task may have at hand
             self.state = donation.apart(self.state)
-        self.steps = Steps(experiment)
+        self.steps = Steps(experiment, self.state.params)
         self.step = 0
         self.progress = Progress()
         self.best = -math.inf  # raw fitness of a member, over all sittings
@@ -106,7 +107,7 @@ class _Loop:
             recorder = metrics.recorder(self.files.path, self.config, lost)
         else:
             recorder = metrics.Recorder(metrics.Unwritten(), [], lost)
-        with recorder, self.report.bar(total, self.step):
+        with recorder, self.report.bar(total, self.step), self.watch:
             self.settle = recorder.settle  # here, as ever before a checkpoint
             try:
                 self.saving.begin(self.step, sittings.facts(self.experiment))
@@ -150,7 +151,9 @@ class _Loop:
 
     def _advance(self) -> dict[str, float]:
         """Makes one step; returns its figures."""
-        made = self.steps.make(self.state, self.step, another=self._goes_on())
+        deadline = self.config.step_deadline if self.is_compiled else None
+        with self.watch.over("step", self.step + 1, deadline):
+            made = self.steps.make(self.state, self.step, another=self._goes_on())
         self.state, figures, self.is_finite, numbers, seconds = made
         row = {name: float(value) for name, value in figures.items()}
         if "fitness/best" in row:
@@ -197,7 +200,8 @@ class _Loop:
 
     def _validation(self, purpose: Purpose) -> dict[str, float]:
         key = key_for(self.state.key, purpose, self.step)
-        found = validated(self.experiment, self.state, key)
+        with self.watch.over("the validation of step", self.step):
+            found = validated(self.experiment, self.state, key)
         return processes.by_first(lambda: found)
 
     def _has_reached_target(self) -> bool:

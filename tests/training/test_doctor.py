@@ -65,6 +65,8 @@ SOLVED = {
     "fitness/spread": np.where(np.arange(STEPS) < 9, 20.0, 0.0),
     "fitness/tied": 1.0,
     "gradient/agreement": 0.0,
+    "gradient/norm": np.where(np.arange(STEPS) < 9, 1.0, 0.0),
+    "shaped/largest": np.where(np.arange(STEPS) < 9, 2.0, 0.0),
 }
 BINARY = {
     "fitness/best": 1.0,
@@ -81,6 +83,8 @@ BINARY = {
         case(),
         case(**SOLVED),
         case(**{**SOLVED, "fitness/mean": np.where(np.arange(STEPS) < 2, 9, 500)}),
+        case(**{**SOLVED, "fitness/spread": 20.0, "fitness/tied": 0.1}),  # in pairs
+        case(**{"fitness/spread": 0.0}),  # of one member
         case(**BINARY),
         case(**{"gradient/agreement": 0.0, "fitness/mean": RISING}),
         case(**{"update/largest": 2.0, "update/ratio": 0.9}),
@@ -106,7 +110,10 @@ def test_nothing_is_said_of_what_is_well(well):
     [
         ("failing members", case(**{"fitness/nonfinite": 0.3})),
         ("failing members", case(**{"fitness/unusable": 0.9})),
-        ("constant fitness", case(**{"fitness/spread": 0.0, "gradient/norm": 0.0})),
+        (
+            "constant fitness",
+            case(**{"fitness/spread": 0.0, "fitness/tied": 1.0, "gradient/norm": 0.0}),
+        ),
         (
             "rewards nearly equal",
             case(**{**BINARY, "fitness/spread": 0.06, "shaped/effective": 0.01}),

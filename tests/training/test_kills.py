@@ -1,86 +1,55 @@
 """Runs that are killed again and again, by signals that leave no time to tidy up.
 
 Each life is a process of its own, which is ended at a moment that chance chooses, often
-in the middle of writing a step, the log or a checkpoint.
+in the middle of writing a step, the log or a checkpoint: killed, asked to stop, or by
+an error where none was foreseen.
 """
 
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from signal import SIGKILL, SIGTERM, SIGUSR1
 
 import pytest
 import yaml
-from texts import folder_of
+from families import CARRYING, FAMILIES, UNLOGGED, missing, settings
+from nursery import Life, Nursery
 from toyrun import figures as figures_of
 
 from eggroll import runs, training
 from eggroll.runs import Checkpoints, digests
 
 
-ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("EGGROLL_KILLS", "20"))
-LINE = {"optimizer": {"name": "adam", "learning_rate": 0.05}}
-CONTROL = {
-    "class": "tasks.control:Control",
-    "environment": "gymnax/CartPole-v1",
-    "hidden": [8],
-    "max_steps": 30,
-    "normalise_observations": True,
-    "evaluation_episodes": 4,
-}
-TEXTS = {
-    "class": "tasks.language:Language",
-    "lanes": 4,
-    "tokens": 8,
-    "layers": 1,
-    "width": 16,
-    "validation_lanes": 4,
-}
-FAMILIES = {
-    "shared state": {"task": {"class": "toy:Sharing"}, **LINE},
-    "carries": {"task": {"class": "toy:Remembering"}, **LINE},
-    "scored on the host": {"task": {"class": "toy:ScoredOutside"}, **LINE},
-    "control": {"task": CONTROL, **LINE},
-    "integers": {"task": TEXTS, "algorithm": "integer"},
-    "backprop": {"task": {"class": "toy:Line"}, "algorithm": "backprop", **LINE},
-}
+KINDS, WEIGHTS = (SIGKILL, SIGTERM, SIGUSR1), (3, 1, 1)
+LATEST = 0.3  # seconds after a life's first step, at which it ends
+ENDLESS = {"generations": 10**7, "seconds": 3600}  # if nobody ends it
 
 
-def started(words: list[str], folder: Path) -> subprocess.Popen:
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/support")])
-    flags = "--xla_force_host_platform_device_count=1"
-    return subprocess.Popen(
-        [sys.executable, "-m", "eggroll", *words],
-        env=os.environ | {"PYTHONPATH": paths, "XLA_FLAGS": flags},
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory):
+    made = Nursery(tmp_path_factory.mktemp("nursery"))
+    yield made
+    made.close()
 
 
-def finished(process: subprocess.Popen) -> None:
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, said
+def is_on(life: Life, rows: Path) -> bool:
+    """Waits for the first step of a life beyond those of earlier ones."""
+    before = rows.stat().st_size if rows.exists() else 500
+    while not (rows.exists() and rows.stat().st_size > before):
+        if life.has_ended(0.002):
+            return False
+    return True
 
 
-def lived(process: subprocess.Popen, rows: Path, chance: random.Random) -> bool:
-    """Ends a process some time after its first step; whether it did not end before."""
-    before = rows.stat().st_size if rows.exists() else 0
-    while process.poll() is None:
-        if rows.exists() and rows.stat().st_size > max(before, 500):
-            break
-        time.sleep(0.002)
-    time.sleep(chance.uniform(0, 0.4))
-    kind = signal.SIGKILL if chance.random() < 0.8 else signal.SIGTERM
-    process.send_signal(kind)
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode in (0, -kind, 128 + kind), said
-    return process.returncode != 0
+def ended(life: Life, rows: Path, chance: random.Random) -> None:
+    """Ends a life some time after its first step."""
+    assert is_on(life, rows), life.said
+    time.sleep(chance.uniform(0, LATEST))
+    kind = chance.choices(KINDS, WEIGHTS)[0]
+    allowed = {SIGKILL: (-SIGKILL,), SIGTERM: (-SIGTERM, 128 + SIGTERM), SIGUSR1: (1,)}
+    assert life.end(kind) in allowed[kind], life.said
 
 
 def figures(path: Path) -> list[dict[str, float]]:
@@ -89,48 +58,50 @@ def figures(path: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if not k.endswith("/s")} for row in rows]
 
 
-def state_of(path: Path) -> dict[str, str]:
-    run = runs.load(path, trust=True)
-    like = training.initial_state(training.prepare(run.config))
-    return digests(Checkpoints(run.checkpoints).restore(like).state)
+def step_to_rewind_to(name: str, whole: Path, last: int, chance: random.Random) -> int:
+    """Any, but where there is no log one of a checkpoint."""
+    if FAMILIES[name].get("algorithm") not in UNLOGGED:
+        return chance.randrange(2, last)
+    return chance.choice(Checkpoints(whole / "checkpoints").steps()[1:-1])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_kills_change_nothing(name, tmp_path):
-    steps = 1500 if name in ("control", "integers") else 6000
-    settings = {
-        "strategy": {"population": 16, "sigma": 0.0625},
-        "budget": {"generations": steps},
-        "evaluate_every": 500,
-        "checkpoint_every": 37,
-        "mesh": {"devices": 1},
-        "output": str(tmp_path),
-        **FAMILIES[name],
+def test_kills_change_nothing(name, tmp_path, nursery):
+    if package := missing(name):
+        pytest.skip(f"{package} is not installed")
+    is_leaping = FAMILIES[name].get("algorithm") not in UNLOGGED
+    is_leaping = is_leaping and name not in CARRYING
+    made = settings(name, tmp_path) | {
+        "budget": ENDLESS,
+        "evaluate_every": 100,
+        "checkpoint_every": 37 if is_leaping else 11,
+        "keep_checkpoints": 3 if is_leaping else 10**7,
     }
-    if name == "integers":
-        corpus = str(folder_of(tmp_path / "texts"))
-        settings["task"] = {**settings["task"], "corpus": corpus}
     file, chance = tmp_path / "config.yaml", random.Random(name)
-    file.write_text(yaml.safe_dump(settings))
-    finished(started(["train", str(file), "--name", "whole"], tmp_path))
-    killed, kills = tmp_path / "killed", 0
+    file.write_text(yaml.safe_dump(made))
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
     words = ["train", str(file), "--name", "killed"]
-    while kills < KILLS and lived(
-        started(words, tmp_path), killed / "metrics.jsonl", chance
-    ):
-        kills, words = kills + 1, ["train", "--resume", str(killed)]
-    finished(started(words, tmp_path))
-    assert kills == KILLS
-    assert state_of(killed) == state_of(tmp_path / "whole")
-    assert figures(killed) == figures(tmp_path / "whole")
-    if name in ("backprop", "carries"):
-        return
-    for step in (1, chance.randrange(2, steps)):
-        for one in ("whole", "killed"):
-            path = str(tmp_path / one)
-            finished(started(["rewind", path, "--step", str(step)], tmp_path))
-        states = [
-            state_of(tmp_path / f"{one}-step-{step}") for one in ("whole", "killed")
-        ]
-        assert states[0] == states[1]
+    for _ in range(KILLS):
+        ended(nursery.begin(words), killed / "metrics.jsonl", chance)
+        words = ["train", "--resume", str(killed)]
+    last = int(figures(killed)[-1]["step"]) + 40
+    budget = ["--generations", str(last)]
+    nursery.run(*words, *budget)
+    nursery.run("train", str(file), "--name", "whole", *budget)
+    experiment = training.prepare(runs.load(whole, trust=True).config)
+    like = training.initial_state(experiment)
+
+    def state_of(path: Path) -> dict[str, str]:
+        return digests(Checkpoints(path / "checkpoints").restore(like).state)
+
+    assert state_of(killed) == state_of(whole)
+    assert figures(killed) == figures(whole)
+    step = str(step_to_rewind_to(name, whole, last, chance))
+    for one in (whole, killed):
+        nursery.run("rewind", str(one), "--step", step)
+    again = tmp_path / f"killed-step-{step}"
+    assert state_of(again) == state_of(tmp_path / f"whole-step-{step}")
+    nursery.run("train", "--resume", str(again), *budget)
+    assert state_of(again) == state_of(whole)
+    assert figures(again) == figures(whole)
