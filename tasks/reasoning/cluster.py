@@ -12,7 +12,9 @@ References:
 import importlib
 import os
 import pickle
+import signal
 import sys
+import threading
 from typing import Any
 
 from eggroll import UserError
@@ -127,5 +129,8 @@ def _started() -> Any:
             "scorers at 0, which scores in processes of this machine"
         ) from None
     if not ray.is_initialized():
+        handler = signal.getsignal(signal.SIGTERM)
         ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # a run saves; ray would just end
     return ray
