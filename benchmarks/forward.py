@@ -4,14 +4,16 @@
 
 An unmodified Flax MLP of four layers, each member with an input of its own. "pure" runs
 the unperturbed network on the same batch; noise is drawn inside every measured call.
-The cases of a table take turns, so that a change of the machine's speed meets them all;
-the figure is the ratio of medians. "update" draws the noise again and contracts it.
+The cases of a table take turns, in another order each time, so that neither a change
+of the machine's speed nor what the case before left in its caches favours any; the
+figure is the ratio of medians. "update" draws the noise again and contracts it.
 """
 
 import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -27,6 +29,7 @@ import eggroll
 
 
 DEPTH = 4
+ORDER = random.Random(0)
 CASES = ((256, 4096, 1), (256, 4096, 20), (1024, 1024, 1), (1024, 1024, 20))
 
 
@@ -119,8 +122,8 @@ def main() -> None:
             options.repetitions if steps == 1 else max(options.repetitions, 10)
         )
         for _ in range(repetitions):
-            for name, call in table.items():
-                times[name].append(seconds(call))
+            for name in ORDER.sample(list(table), len(table)):
+                times[name].append(seconds(table[name]))
         pure = statistics.median(times["pure inference"])
         print(f"\nwidth {width}, population {population}, {steps} step(s) a draw")
         for name, values in times.items():
