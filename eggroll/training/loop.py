@@ -93,6 +93,7 @@ class _Loop:
         self.validation: dict[str, float] = {}
         self.is_fresh = not self.checkpoints.steps()
         self.is_compiled = False
+        self.is_told = True  # that the figures of the last step are written
         self.is_finite = True  # of the parameters, after the last step
         self.has_warned = False
         if self.is_fresh:
@@ -112,9 +113,9 @@ class _Loop:
             try:
                 self.saving.begin(self.step, sittings.facts(self.experiment))
                 return self._sit(recorder, interrupt)
-            except Exception:
+            except Exception as error:
                 if jax.process_count() == 1:  # else the others would have to save, too
-                    self._rescue()
+                    self._rescue(error)
                 raise
             finally:
                 self.saving.close()
@@ -135,6 +136,7 @@ class _Loop:
                 row |= self._validate()
                 stop = Stop.TARGET if self._has_reached_target() else stop
             recorder.write(self.step, row)
+            self.is_told = True
             is_fatal = verdict is not None and verdict.is_fatal
             self.saving.record(ends=stop is not None or is_fatal)
             self.report.advance()
@@ -159,7 +161,7 @@ class _Loop:
         if "fitness/best" in row:
             self.best = max(self.best, row["fitness/best"])
             row["fitness/best_ever"] = self.best
-        self.step += 1
+        self.step, self.is_told = self.step + 1, False
         samples, before = row.pop("samples"), self.progress
         self.progress = Progress(
             seconds=time.perf_counter() - self.started,
@@ -252,9 +254,14 @@ class _Loop:
         if self.step not in self.checkpoints.steps():
             self._save(wait=True)
 
-    def _rescue(self) -> None:
-        """Saves what there is after an error, if that can be done."""
-        is_whole = 0 < self.step == int(self.state.step)  # not so amid a step
+    def _rescue(self, error: Exception) -> None:
+        """Saves what there is after an error, if that can be done.
+
+        Not amid a step, nor before its figures are written (it is made again) unless
+        these cannot be written.
+        """
+        is_told = self.is_told or isinstance(error, UserError)
+        is_whole = is_told and 0 < self.step == int(self.state.step)
         if is_whole and not donation.is_gone(self.state):
             with contextlib.suppress(UserError):  # the first error is the one to tell
                 self._save_once()

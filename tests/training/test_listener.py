@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from toyrun import config, figures, interrupt_at, train
+from toyrun import config, figures, interrupt_at, resume, train
 
 from eggroll import UserError
 from eggroll.runs import Checkpoints, metrics
@@ -105,6 +105,25 @@ def test_a_run_is_saved_before_an_error_of_its_task_ends_it(tmp_path, monkeypatc
     with pytest.raises(RuntimeError, match="a bug"):
         train(config(tmp_path))
     assert Checkpoints(tmp_path / "line" / "checkpoints").steps() == [0, 5, 7]
+
+
+def test_a_step_that_an_error_ends_before_its_row_is_written_is_made_again(
+    tmp_path, monkeypatch
+):
+    write, failed = metrics.Recorder.write, []
+
+    def interrupted(self, step, row):
+        if step == 7 and not failed:
+            failed.append(step)
+            raise RuntimeError("anything")
+        write(self, step, row)
+
+    monkeypatch.setattr(metrics.Recorder, "write", interrupted)
+    with pytest.raises(RuntimeError, match="anything"):
+        train(config(tmp_path))
+    resume(tmp_path / "line")
+    rows = metrics.read(tmp_path / "line" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [*range(13)]
 
 
 @needs_hangup
