@@ -72,6 +72,15 @@ def initial_state(experiment: Experiment) -> State:
     return placement.placed(_state(experiment, params), placements(experiment))
 
 
+def own_state(experiment: Experiment) -> State:
+    """The state before the first step, for steps that may write over it.
+
+    It shares no large array with the task, which may have its parameters at hand.
+    """
+    state = initial_state(experiment)
+    return donation.apart(state) if writes_over(experiment) else state
+
+
 def placements(experiment: Experiment) -> Any:
     """Where each array of the state lies: a `State` of shardings."""
     like = like_of(experiment)

@@ -22,12 +22,7 @@ from eggroll.runs.replaylog import Record
 from eggroll.training import donation, processes, replay, sittings
 from eggroll.training.ahead import Steps
 from eggroll.training.budget import Outcome, Progress, Stop, exhausted, is_reached
-from eggroll.training.experiment import (
-    Experiment,
-    initial_state,
-    validated,
-    writes_over,
-)
+from eggroll.training.experiment import Experiment, own_state, validated
 from eggroll.training.listener import Listener, Report
 from eggroll.training.replay import Rebuilt
 from eggroll.training.resuming import check_beginning, notices, resumed
@@ -83,9 +78,7 @@ class _Loop:
         self.report, self.beat = report, beat
         self.saving, self.watch = Saving(run, experiment), Watch(report)
         self.checkpoints, self.files = self.saving.checkpoints, run
-        self.state = initial_state(experiment)
-        if writes_over(experiment):  # not over what the task may have at hand
-            self.state = donation.apart(self.state)
+        self.state = own_state(experiment)
         self.steps = Steps(experiment, self.state.params)
         self.step = 0
         self.progress = Progress()
@@ -113,9 +106,9 @@ class _Loop:
             try:
                 self.saving.begin(self.step, sittings.facts(self.experiment))
                 return self._sit(recorder, interrupt)
-            except Exception as error:
+            except Exception:
                 if jax.process_count() == 1:  # else the others would have to save, too
-                    self._rescue(error)
+                    self._rescue()
                 raise
             finally:
                 self.saving.close()
@@ -135,7 +128,11 @@ class _Loop:
             if stop or self.step % config.evaluate_every == 0:
                 row |= self._validate()
                 stop = Stop.TARGET if self._has_reached_target() else stop
-            recorder.write(self.step, row)
+            try:
+                recorder.write(self.step, row)
+            except UserError:  # which is no reason to lose the step, too
+                self.is_told = True
+                raise
             self.is_told = True
             is_fatal = verdict is not None and verdict.is_fatal
             self.saving.record(ends=stop is not None or is_fatal)
@@ -254,14 +251,13 @@ class _Loop:
         if self.step not in self.checkpoints.steps():
             self._save(wait=True)
 
-    def _rescue(self, error: Exception) -> None:
+    def _rescue(self) -> None:
         """Saves what there is after an error, if that can be done.
 
         Not amid a step, nor before its figures are written (it is made again) unless
         these cannot be written.
         """
-        is_told = self.is_told or isinstance(error, UserError)
-        is_whole = is_told and 0 < self.step == int(self.state.step)
+        is_whole = self.is_told and 0 < self.step == int(self.state.step)
         if is_whole and not donation.is_gone(self.state):
             with contextlib.suppress(UserError):  # the first error is the one to tell
                 self._save_once()

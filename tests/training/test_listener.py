@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import toy
 from toyrun import config, figures, interrupt_at, resume, train
 
 from eggroll import UserError
@@ -120,6 +121,24 @@ def test_a_step_that_an_error_ends_before_its_row_is_written_is_made_again(
 
     monkeypatch.setattr(metrics.Recorder, "write", interrupted)
     with pytest.raises(RuntimeError, match="anything"):
+        train(config(tmp_path))
+    resume(tmp_path / "line")
+    rows = metrics.read(tmp_path / "line" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [*range(13)]
+
+
+def test_so_is_one_whose_validation_fails(tmp_path, monkeypatch):
+    validate, failed = toy.Line.validate, []
+
+    def broken(self, params, state, key):
+        if failed == [0]:  # the first one, of step 0, is past
+            failed.append(4)
+            raise UserError("the held-out file is gone")
+        failed.append(0)
+        return validate(self, params, state, key)
+
+    monkeypatch.setattr(toy.Line, "validate", broken)
+    with pytest.raises(UserError, match="is gone"):
         train(config(tmp_path))
     resume(tmp_path / "line")
     rows = metrics.read(tmp_path / "line" / "metrics.jsonl")
