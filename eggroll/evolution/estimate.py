@@ -6,12 +6,14 @@ A perturbation itself is never formed, and a pair enters once, as the difference
 members' weights.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int, Num
 
 from eggroll.evolution import shaping
@@ -127,8 +129,15 @@ def scaled(
     dtype = own if dtype is None else jnp.dtype(dtype)
     if total is None:
         return jnp.zeros(layout.shape, dtype)
-    wide = jnp.float64 if dtype == jnp.float64 else jnp.float32
     scale = unit_scale(layout, noise) / layout.sigma_scale
-    grads = (-scale * factor * total).astype(wide) * unit.astype(wide)
+    return _scaled(total, -scale * factor, unit, dtype)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")  # traced once for all leaves alike
+def _scaled(
+    total: Float[Array, "*dims"], factor: Array, unit: Array, dtype: Any
+) -> Float[Array, "*dims"]:
+    wide = jnp.float64 if dtype == jnp.float64 else jnp.float32
+    grads = (factor * total).astype(wide) * unit.astype(wide)
     limit = jnp.finfo(dtype).max.astype(wide)
-    return jnp.clip(grads, -limit, limit).astype(dtype)
+    return lax.clamp(-limit, grads, limit).astype(dtype)

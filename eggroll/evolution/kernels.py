@@ -44,9 +44,13 @@ def hidden(numbers: Iterable[int]) -> list[UInt32[Array, ""]]:
     """
     if barriers_hold():
         return meshes.barrier([jnp.uint32(n) for n in numbers])
-    unchanged = lambda i, x: x ^ (i.astype(jnp.uint32) >> np.uint32(31))
-    body = lambda i, kept: [unchanged(i, x) for x in kept]
-    return jax.lax.fori_loop(0, 2, body, [jnp.uint32(n) for n in numbers])
+
+    def unchanged(turn: UInt32[Array, ""], kept: list[Array]) -> list[Array]:
+        zero = turn >> np.uint32(31)
+        return [x ^ zero for x in kept]
+
+    first, behind = np.uint32(0), np.uint32(2)
+    return jax.lax.fori_loop(first, behind, unchanged, [jnp.uint32(n) for n in numbers])
 
 
 def in_turn(function: Callable[[Any], PyTree], blocks: PyTree) -> PyTree:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Int, Int8, Num, PRNGKeyArray, UInt32
+from jaxtyping import Array, Bool, Int, Int8, Num, PRNGKeyArray, Shaped, UInt32
 
 from eggroll.evolution import kernels
 from eggroll.evolution.distributions import DISTRIBUTIONS, Distribution
@@ -29,6 +29,7 @@ from eggroll.perturbation.layout import Layout
 
 
 SCHEME = 2  # counts the changes of the noise that a given key yields
+_MANY = 8  # leaves of a shape: they are decoded in a loop
 _BLOCKS = 8  # of pairs, for which the generator runs in turn: they stay in cache
 
 
@@ -126,11 +127,46 @@ def _draw(
         alone = [len(layout.factor_shapes) == 1 for layout in layouts]
         words = _for_members(words, repeat, sign, np.repeat(alone, columns))
     first, second = words
-    starts = kernels.hidden(np.cumsum(columns) - columns)
+    return _decoded((first, second), np.cumsum(columns) - columns, layouts, noise)
+
+
+def _decoded(
+    words: Sequence[UInt32[Array, "members columns"]],
+    starts: Int[np.ndarray, " leaves"],
+    layouts: Sequence[Layout],
+    noise: str,
+) -> list[tuple[Int8[Array, "members ..."], ...]]:
+    """Turns each leaf's words, from a column on, into its factors.
+
+    Where there are many leaves of a shape it is done in a loop over them: written out
+    for each, it is half of what there is to compile.
+    """
+    alike: dict[tuple, list[int]] = {}
+    for leaf, layout in enumerate(layouts):
+        alike.setdefault(layout.factor_shapes, []).append(leaf)
+    groups = [(x, same) for x, same in alike.items() if x and len(same) >= _MANY]
+    place = dict(enumerate(starts)) | {
+        leaf: number for _, leaves in groups for number, leaf in enumerate(leaves)
+    }
+    known = sorted({*place.values()})
+    hidden = dict(zip(known, kernels.hidden(known), strict=True))
+    taken = {}
+    for shapes, leaves in groups:
+        take = lambda start, shapes=shapes: _taken(*words, start, shapes, noise)
+        stacks = kernels.in_turn(take, jnp.asarray(starts[leaves], jnp.uint32))
+        taken |= {leaf: _nth(stacks, hidden[place[leaf]]) for leaf in leaves}
     return [
-        _taken(first, second, start, layout.factor_shapes, noise)
-        for start, layout in zip(starts, layouts, strict=True)
+        taken.get(leaf)
+        or _taken(*words, hidden[place[leaf]], layout.factor_shapes, noise)
+        for leaf, layout in enumerate(layouts)
     ]
+
+
+@jax.jit
+def _nth(
+    stacks: Sequence[Shaped[Array, "leaves ..."]], number: UInt32[Array, ""]
+) -> tuple[Shaped[Array, "..."], ...]:
+    return tuple(lax.dynamic_index_in_dim(x, number, keepdims=False) for x in stacks)
 
 
 @functools.partial(jax.jit, static_argnames=("shapes", "noise"))  # traced once
@@ -247,9 +283,9 @@ def _leaf_keys(
             f"the leaves {', '.join(same)} would share their noise: their paths have "
             f"the same checksum; rename one"
         )
-    zero, one = np.uint32(0), np.uint32(1)
-    words = jax.random.key_data(key)
+    zero, words = np.uint32(0), jax.random.key_data(key)
     leaf = threefry2x32((words[0], words[1]), (zero, np.array(names, np.uint32)))
     # Two words of the leaf's own stream, each folded from a call of the generator.
-    calls = [threefry2x32(leaf, (zero, word)) for word in (zero, one)]
-    return jnp.stack([x ^ y for x, y in calls], axis=1)
+    call = np.arange(2, dtype=np.uint32)[None]
+    x, y = threefry2x32((leaf[0][:, None], leaf[1][:, None]), (zero, call))
+    return x ^ y

@@ -197,10 +197,10 @@ class Perturbed:
         """
         total = self.weight.astype(self.accumulator)
         if self.factors:
-            product = jnp.asarray(1, self.accumulator)
-            for factor in self.factors:
-                product = product * factor.astype(self.accumulator)
-            delta = jnp.sum(product, axis=-1, dtype=self.accumulator)
+            factors = [factor.astype(self.accumulator) for factor in self.factors]
+            product = math.prod(factors[1:], start=factors[0])
+            one = self.rank == 1  # then there is nothing to sum
+            delta = product.squeeze(-1) if one else product.sum(-1, self.accumulator)
             total = total + self.scale.wide(self.scale.thin(delta))
         for gain in self.gains:
             total = total * gain

@@ -7,6 +7,8 @@ factors that vary along some of them: the factors are arrays whose dimensions ha
 names, and `x` meets one after the other.
 """
 
+import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -112,7 +114,7 @@ class _Named(NamedTuple):
     """An array whose dimensions have names."""
 
     array: Array
-    names: list[str]
+    names: Sequence[str]
 
     def aligned(self, names: Sequence[str]) -> Array:
         """The array with dimensions as in `names`, of size 1 where it has none."""
@@ -167,36 +169,62 @@ def perturbation(
     """
     w_names, x_names, out = _names(x, leaf, dims)
     contracted = {*w_names} - {*out}
-    factors = [
-        _Named(
-            f, [n for n, size in zip((*w_names, "rank"), s, strict=True) if size != 1]
-        )
-        for f, s in leaf.thin
-    ]
-    first, *rest = sorted(factors, key=lambda f: -len(contracted & {*f.names}))
-    value = _multiply(_Named(x, x_names), first, rest, out, leaf, precision)
-    value = value._replace(array=leaf.scale.thin(value.array))
-    for k, factor in enumerate(rest):
-        value = _multiply(value, factor, rest[k + 1 :], out, leaf, precision)
+    of_each = []
+    for factor, shape in leaf.thin:
+        pairs = zip((*w_names, "rank"), shape, strict=True)
+        of_each.append((factor, tuple(name for name, size in pairs if size != 1)))
+    of_each.sort(key=lambda one: -len(contracted & {*one[1]}))
+    factors, names = zip(*of_each, strict=True)
+    how = _How(leaf.accumulator, leaf.is_integer, precision)
+    return _thin_products(x, factors, leaf.scale, (*x_names,), names, (*out,), how)
+
+
+class _How(NamedTuple):
+    """How products are computed."""
+
+    accumulator: Any
+    is_integer: bool
+    precision: Any
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))  # traced once for leaves alike
+def _thin_products(
+    x: Array,
+    factors: Sequence[Array],
+    scale: Scale,
+    x_names: tuple[str, ...],
+    names: Sequence[tuple[str, ...]],
+    out: tuple[str, ...],
+    how: _How,
+) -> Num[Array, "..."]:
+    """Multiplies `x` by one factor after the other, and by the scale.
+
+    Args:
+        x: an ordinary array.
+        factors: in this order.
+        scale: of the perturbation.
+        x_names: of the dimensions of `x`.
+        names: of those of each factor.
+        out: of those of the result.
+        how: it is computed.
+    """
+    value = _Named(x, x_names)
+    for k, factor in enumerate(map(_Named, factors, names)):
+        needed = (*out, *itertools.chain(*names[k + 1 :]))
+        value = _multiply(value, factor, needed, how)
+        if not k:
+            value = value._replace(array=scale.thin(value.array))
     absent = [i for i, n in enumerate(out) if n not in value.names]
-    return leaf.scale.wide(jnp.expand_dims(value.array, absent))
+    return scale.wide(jnp.expand_dims(value.array, absent))
 
 
-def _multiply(
-    x: _Named,
-    factor: _Named,
-    later: Sequence[_Named],
-    out: list[str],
-    leaf: Factored,
-    precision: Any,
-) -> _Named:
+def _multiply(x: _Named, factor: _Named, needed: Sequence[str], how: _How) -> _Named:
     """Multiplies, and sums over what neither the result nor later factors need."""
     here = dict.fromkeys([*x.names, *factor.names])
-    needed = dict.fromkeys(n for f in later for n in f.names if n not in out)
-    keep = [n for n in (*out, *needed) if n in here]
+    keep = [n for n in dict.fromkeys(needed) if n in here]
     summed = [n for n in here if n not in keep]
-    wide = promoted(x.array.dtype, leaf.accumulator)
-    if _is_best_elementwise(x, factor, summed, is_integer=leaf.is_integer):
+    wide = promoted(x.array.dtype, how.accumulator)
+    if _is_best_elementwise(x, factor, summed, is_integer=how.is_integer):
         return _Named(_sum_of_products(x, factor, keep, summed, wide), keep)
     number = {n: i for i, n in enumerate(here)}
     product = jnp.einsum(
@@ -205,7 +233,7 @@ def _multiply(
         factor.array.astype(x.array.dtype),
         [number[n] for n in factor.names],
         [number[n] for n in keep],
-        precision=precision,
+        precision=how.precision,
         preferred_element_type=wide,
     )
     return _Named(product, keep)
@@ -227,10 +255,11 @@ def _is_best_elementwise(
 
 
 def _sum_of_products(
-    x: _Named, factor: _Named, keep: list[str], summed: list[str], wide: Any
+    x: _Named, factor: _Named, keep: Sequence[str], summed: Sequence[str], wide: Any
 ) -> Array:
     names = [*keep, *summed]
     product = x._replace(array=x.array.astype(wide)).aligned(names) * factor._replace(
         array=factor.array.astype(wide)
     ).aligned(names)
-    return jnp.sum(product, axis=tuple(range(len(keep), len(names))), dtype=wide)
+    axes = tuple(range(len(keep), len(names)))
+    return jnp.sum(product, axis=axes, dtype=wide) if axes else product

@@ -168,7 +168,8 @@ def test_ranks_and_sides_are_independent(kind):
 @each_noise
 def test_a_leaf_elsewhere_changes_nothing(kind):
     params = {"w": jnp.zeros((5, 3)), "b": jnp.zeros(3)}
-    more = {"a": jnp.zeros((7, 2)), **params, "layers": [jnp.zeros(4)]}
+    alike = [jnp.zeros((5, 3))] * 8  # so many are decoded in another way
+    more = {"a": jnp.zeros((7, 2)), **params, "layers": alike}
     one, two = perturbations(params, noise=kind), perturbations(more, noise=kind)
     np.testing.assert_array_equal(one["w"], two["w"])
     np.testing.assert_array_equal(one["b"], two["b"])
@@ -203,7 +204,7 @@ def test_what_keeps_words_changes_nothing(kind, monkeypatch):
     """Loops do on a CPU; elsewhere barriers: the way of accelerators."""
     layouts = (
         Layout("w", (6, 5), "float32", low_rank(2), (), (0,), (1,)),
-        Layout("b", (7,), "float32", full_rank(), (), (0,)),
+        *(Layout(f"b{i}", (7,), "float32", full_rank(), (), (0,)) for i in range(8)),
     )
     sign = jnp.array([1.0, -1.0] * 5)
 
