@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Num, PRNGKeyArray
 
@@ -70,7 +71,7 @@ def over_members(
         return [x.reshape(-1, *x.shape[2:]) for x in found]
 
     shared = (traced.params, common, generation)
-    return sharding.spread(local, mesh)(shared, (jnp.arange(population), own))
+    return sharding.spread(local, mesh)(shared, (_numbers(population, chunk), own))
 
 
 def sum_over_pairs(
@@ -123,6 +124,15 @@ def sum_over_pairs(
         found = order.in_units(some_chunks, rows, units // sharding.devices_of(mesh))
         return [x if x is None else order.tree_sum(x) for x in found]
 
-    rows = (jnp.arange(weights.shape[0]), weights)
+    rows = (_numbers(weights.shape[0], chunk), weights)
     spread = reduction.over_devices
     return spread(local, layouts, mesh, way, in_order=units is not None)(key, rows)
+
+
+def _numbers(count: int, chunk: int) -> Int[Any, " count"]:
+    """The numbers of all members, or of all pairs.
+
+    Where they go at once, compilers know them: what is drawn for the evaluation of a
+    generation and for its update is then one computation to XLA, and done once.
+    """
+    return np.arange(count, dtype=np.int32) if chunk >= count else jnp.arange(count)

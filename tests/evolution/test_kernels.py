@@ -44,6 +44,21 @@ def test_layers_alike_share_the_kernels_that_draw_and_contract_their_noise():
     assert kinds(6) <= kinds(2)
 
 
+def test_what_is_drawn_for_members_serves_their_update_where_all_go_at_once():
+    def drawn(**how) -> int:
+        es = eggroll.EvolutionStrategy(16, sigma=0.1, **how)
+        run = jax.jit(es.value_and_grad(lambda w: jnp.sum((jnp.ones(6) @ w) ** 2)))
+        with uncached():
+            compiled = run.lower(jnp.ones((6, 5)), jax.random.key(0)).compile()
+        blocks = re.findall(
+            r"= \(s32\[\], u32\[8,1,.* while\(", compiled.as_text() or ""
+        )
+        return len(blocks)
+
+    assert drawn() == 1
+    assert drawn(chunk_size=8) == 2
+
+
 @contextlib.contextmanager
 def uncached():
     """Programs are compiled, whatever an earlier test has kept of them."""
