@@ -3,6 +3,7 @@
 import time
 
 import pytest
+import toy
 from toyrun import config, interrupt_at, resume, train
 
 from eggroll import UserError
@@ -76,4 +77,26 @@ def test_a_step_that_hangs_is_ended_with_all_before_it_saved(tmp_path, monkeypat
     with pytest.raises(UserError, match=r"step 8 takes longer.*\(<lambda>\): mend"):
         train(config(tmp_path, "step_deadline=1"))
     assert Checkpoints(tmp_path / "line" / "checkpoints").steps() == [0, 5, 7]
+    assert digests(resume(tmp_path / "line").state) == digests(whole.state)
+
+
+def test_a_score_that_hangs_is_ended_with_all_before_it_saved(tmp_path, monkeypatch):
+    settings = ("algorithm=eggroll", "step_deadline=1")
+    score, scored = toy.ScoredOutside.score, []
+
+    def hangs_once(self, aux, data):
+        scored.append(aux)
+        if len(scored) == 8:
+            while True:  # as a reward that waits for a service
+                time.sleep(0.01)
+        return score(self, aux, data)
+
+    hanging = config(tmp_path, *settings, task="ScoredOutside")
+    with monkeypatch.context() as patch:
+        patch.setattr(toy.ScoredOutside, "score", hangs_once)
+        with pytest.raises(UserError, match=r"step 8 takes longer.*\(hangs_once\)"):
+            train(hanging)
+    assert Checkpoints(tmp_path / "line" / "checkpoints").steps()[-1] == 7
+    again = config(tmp_path / "whole", *settings, task="ScoredOutside")
+    _, whole = train(again)
     assert digests(resume(tmp_path / "line").state) == digests(whole.state)
