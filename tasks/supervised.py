@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -56,7 +56,11 @@ class _Supervised(Task):
     def batch(self, state: tuple, step: int, key: PRNGKeyArray) -> Examples:
         """Draw fresh examples; there is no end to them, hence no over-fitting."""
         del state, step
-        return self._examples(key, self.batch_size)
+        return self._drawn(key)
+
+    @functools.cached_property
+    def _drawn(self) -> Callable[[PRNGKeyArray], Examples]:
+        return jax.jit(lambda key: self._examples(key, self.batch_size))
 
     def evaluate(
         self, params: PyTree, data: Examples, carry: tuple, key: PRNGKeyArray

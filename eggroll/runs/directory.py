@@ -1,5 +1,6 @@
 """A run's directory: what it was told, what it measured, where it got to."""
 
+import functools
 import importlib.metadata
 import platform
 from collections.abc import Iterable, Mapping
@@ -210,13 +211,17 @@ def check_edits(run: Run, saved: Mapping[str, Any]) -> list[str]:
 
 def versions() -> dict[str, str]:
     """What the run's numbers depend on besides its settings."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    packages = ((package, _version(package)) for package in PACKAGES)
+    installed = {package: found for package, found in packages if found}
+    return {"python": platform.python_version(), **installed}
+
+
+@functools.cache  # milliseconds each
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def may_change(name: str) -> bool:

@@ -1,6 +1,7 @@
 """Everything that changes during a run, as one pytree, and the keys drawn from it."""
 
 import enum
+import functools
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -44,6 +45,7 @@ class Purpose(enum.IntEnum):
     CENTRE = 6
 
 
+@functools.partial(jax.jit, static_argnames="purpose")  # two programs would run else
 def key_for(
     key: PRNGKeyArray, purpose: Purpose, step: int | Int[Array, ""] = 0
 ) -> PRNGKeyArray:

@@ -1,0 +1,143 @@
+"""What it costs a run to lose nothing: checkpoints, figures, replay log, diagnostics.
+
+    python -m benchmarks.upkeep [--repetitions 5] [--only NAME ...] [--json FILE]
+
+Steps of a run as it is by default, beside those of one that keeps no more than
+`metrics.jsonl`: no checkpoint between the first and the last, no replay log, no
+diagnosis. The two take turns in one process, and each time is that between two steps,
+compilation, validations and the last checkpoint left out. Printed are the medians of
+the ratios of neighbours, of seconds and of processor time (in which the work of
+checkpoints beside the loop counts), and what a step of almost no work takes on the
+host.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from eggroll import runs, training
+from eggroll.config import load
+
+
+ROOT = Path(__file__).parents[1]
+WARM = 20  # steps that do not count
+NEVER = "1000000000"
+OFF = {"checkpoint_every": NEVER, "replay_log": "none", "diagnose_every": "0"}
+
+
+class Case(NamedTuple):
+    """A run.
+
+    Attributes:
+        config: under `configs`.
+        steps: how many count.
+        changes: of its settings.
+    """
+
+    config: str
+    steps: int
+    changes: dict[str, str]
+
+
+CASES = {
+    "demo": Case("rl/cartpole.yaml", 400, {}),
+    "EGG 2x64, 2,048 members": Case(
+        "language/demo.yaml", 200, {"task.validation_lanes": "16"}
+    ),
+    "10 million parameters": Case(
+        "supervised/regression.yaml",
+        200,
+        {
+            "task.hidden": "[1024, 2048, 2048, 1664]",
+            "task.validation_size": "16",
+            "strategy.population": "16",
+            "task.batch_size": "16",
+        },
+    ),
+    "almost no work": Case(
+        "supervised/regression.yaml",
+        1000,
+        {
+            "task.hidden": "[4]",
+            "task.batch_size": "1",
+            "task.validation_size": "1",
+            "strategy.population": "2",
+        },
+    ),
+}
+
+
+class Cost(NamedTuple):
+    """Of a step, in milliseconds: of the clock, and of all processors."""
+
+    seconds: float
+    processor: float
+
+
+def cost(case: Case, folder: str, changes: dict[str, str]) -> Cost:
+    """Runs it once."""
+    changes = {
+        "budget.generations": str(WARM + case.steps + 1),
+        "budget.target": "null",
+        "budget.seconds": "null",
+        "evaluate_every": NEVER,
+        "mesh.devices": "1",
+        "output": folder,
+        **case.changes,
+        **changes,
+    }
+    config = load(ROOT / "configs" / case.config, [*changes.items()])
+    stamps: list[tuple[float, float]] = []
+    beat = lambda: stamps.append((time.perf_counter(), time.process_time()))
+    experiment = training.prepare(config)
+    training.train(experiment, runs.create(config), beat=beat)
+    first, last = stamps[WARM], stamps[WARM + case.steps]
+    return Cost(*(1e3 * (b - a) / case.steps for a, b in zip(first, last, strict=True)))
+
+
+def measured(case: Case, repetitions: int) -> dict[str, Any]:
+    """The figures of one case."""
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = [
+            (cost(case, folder, {}), cost(case, folder, OFF))
+            for _ in range(repetitions)
+        ]
+    ratios = [[a / b for a, b in zip(on, off, strict=True)] for on, off in pairs]
+    return {
+        "milliseconds a step": statistics.median(on.seconds for on, _ in pairs),
+        "without": statistics.median(off.seconds for _, off in pairs),
+        "ratio of seconds": statistics.median(ratio[0] for ratio in ratios),
+        "ratio of processor time": statistics.median(ratio[1] for ratio in ratios),
+        "ratios": ratios,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--only", nargs="*", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as cache:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        found = {}
+        for name in options.only:
+            found[name] = one = measured(CASES[name], options.repetitions)
+            print(
+                f"{name}: {one['milliseconds a step']:.2f} ms a step, "
+                f"{one['without']:.2f} without; ratios {one['ratio of seconds']:.3f} "
+                f"of seconds, {one['ratio of processor time']:.3f} of processor time",
+                flush=True,
+            )
+            if options.json:
+                options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
