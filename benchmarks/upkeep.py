@@ -46,13 +46,13 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "demo": Case("rl/cartpole.yaml", 400, {}),
+    "demo": Case("rl/cartpole.yaml", 200, {}),
     "EGG 2x64, 2,048 members": Case(
-        "language/demo.yaml", 200, {"task.validation_lanes": "16"}
+        "language/demo.yaml", 100, {"task.validation_lanes": "16"}
     ),
     "10 million parameters": Case(
         "supervised/regression.yaml",
-        200,
+        100,
         {
             "task.hidden": "[1024, 2048, 2048, 1664]",
             "task.validation_size": "16",

@@ -54,7 +54,12 @@ class Checkpoints:
             max_to_keep=None, create=False, enable_async_checkpointing=False
         )
         self._keep = keep
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        # Weights hardly shrink, and take five times as long if they are made to.
+        arrays = ocp.PyTreeCheckpointHandler(use_compression=False)
+        handlers = {"state": arrays, "note": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_handlers=handlers
+        )
 
     def steps(self) -> list[int]:
         """The steps of which there is a checkpoint, readable or not, oldest first."""
@@ -85,7 +90,7 @@ class Checkpoints:
         note = {"step": step, "facts": facts, "digests": digests(state)}
         note["seal"] = _seal(note)
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note)
+            state=ocp.args.PyTreeSave(state), note=ocp.args.JsonSave(note)
         )
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
@@ -170,7 +175,10 @@ class Checkpoints:
             like,
         )
         items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(form), note=ocp.args.JsonRestore()
+            state=ocp.args.PyTreeRestore(
+                form, ocp.checkpoint_utils.construct_restore_args(form)
+            ),
+            note=ocp.args.JsonRestore(),
         )
         with _quiet():
             restored = self._manager.restore(step, args=items)
