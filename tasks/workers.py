@@ -64,7 +64,10 @@ class Several(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Reset as many environments as `options["seeds"]` has seeds for these."""
+        """Reset as many environments as `options["seeds"]` has seeds for these.
+
+        One whose seed is None stays where it is.
+        """
         del seed
         assert options is not None
         seeds = options["seeds"][self._own]
@@ -72,7 +75,9 @@ class Several(gymnasium.Env):
             while len(self._environments) < len(seeds):
                 self._environments.append(self._make())
             for i, one in enumerate(seeds):
-                self._seen["observation"][i], _ = self._environments[i].reset(seed=one)
+                if one is not None:
+                    seen, _ = self._environments[i].reset(seed=one)
+                    self._seen["observation"][i] = seen
         except Exception:
             return self._seen, {"error": traceback.format_exc()}
         return self._seen, {}

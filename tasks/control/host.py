@@ -29,6 +29,7 @@ from eggroll.training import (
 from tasks.control.film import Film
 from tasks.control.host_data import Carry, HostData
 from tasks.control.host_environment import HostEnvironment, describe
+from tasks.control.host_ppo import algorithm as ppo_algorithm
 from tasks.control.normalisation import Moments, merge, moments, no_moments
 from tasks.control.pool import Playable, Played, Pool, play
 from tasks.control.task import Control
@@ -70,7 +71,9 @@ class HostControl(Control):
     environment: str = "CartPole-v1"  # pyright: ignore[reportIncompatibleVariableOverride]
     processes: Natural = 2
 
-    algorithms = MappingProxyType({"eggroll": low_rank, "openes": full_rank})
+    algorithms = MappingProxyType(
+        {"eggroll": low_rank, "openes": full_rank, "ppo": ppo_algorithm}
+    )
     data_axes: ClassVar[Any] = HostData(*cast(Any, (None, None, None, None, 0, 0)))
 
     def __post_init__(self):

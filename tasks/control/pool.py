@@ -64,10 +64,17 @@ class Pool:
         self._close = weakref.finalize(self, _close, self._vector)
 
     def reset(
-        self, seeds: UInt32[np.ndarray, " environments"]
+        self,
+        seeds: UInt32[np.ndarray, " environments"],
+        begins: Bool[np.ndarray, " environments"] | None = None,
     ) -> Shaped[np.ndarray, "environments ..."]:
-        """Begin an episode with each seed; returns the first observations."""
-        options = {"seeds": seeds.tolist()}
+        """Begin an episode with each seed; returns the first observations.
+
+        Where `begins` is false nothing does, and what was last observed is returned.
+        """
+        begins = np.ones(seeds.shape, bool) if begins is None else begins
+        given = zip(seeds.tolist(), begins, strict=True)
+        options = {"seeds": [seed if one else None for seed, one in given]}
         seen, info = self._run(lambda: self._vector.reset(options=options))
         return self._read(seen, info, len(seeds)).observation
 

@@ -88,6 +88,34 @@ class Locks(gymnasium.Env):
         return np.full((20, 30, 3), 50 * self.time, np.uint8)
 
 
+class Tally(gymnasium.Env):
+    """Counts right actions, which are 0 and 1 in turns; ends at the third one.
+
+    There is no chance in it. The reward is the count; NaN is seen after `blind` steps.
+    """
+
+    action_space = gymnasium.spaces.Discrete(2)
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    def __init__(self, blind: int = 99):
+        self.blind = blind
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = self.count = 0
+        return self._see(), {}
+
+    def step(self, action):
+        self.count += int(action == self.time % 2)
+        self.time += 1
+        return self._see(), float(self.count), self.count == 3, False, {}
+
+    def _see(self):
+        shown = np.nan if self.time == self.blind else self.time
+        return np.array([shown, self.count], np.float32)
+
+
+gymnasium.register("Tally-v0", entry_point=Tally, max_episode_steps=5)
 gymnasium.register("Locks-v0", entry_point=Locks, max_episode_steps=3)
 gymnasium.register("Walk-v0", entry_point=Walk, max_episode_steps=7)
 gymnasium.register("Endless-v0", entry_point=Walk)
