@@ -74,7 +74,7 @@ class HostControl(Control):
     algorithms = MappingProxyType(
         {"eggroll": low_rank, "openes": full_rank, "ppo": ppo_algorithm}
     )
-    data_axes: ClassVar[Any] = HostData(*cast(Any, (None, None, None, None, 0, 0)))
+    data_axes: ClassVar[Any] = HostData(*cast(Any, (*[None] * 4, 0, 0, 0)))
 
     def __post_init__(self):
         super().__post_init__()
@@ -115,7 +115,7 @@ class HostControl(Control):
         at = lambda time: jax.vmap(jax.random.fold_in, (0, None))(keys, time)
         act = functools.partial(self._act, params, data.observed)
         action, memory = jax.vmap(act)(
-            data.observation, carry.memory, at(data.time + 1)
+            data.observation, carry.memory, at(data.time + 1), data.legal
         )
         observed = carry.observed
         if self.normalise_observations:
@@ -146,14 +146,15 @@ class HostControl(Control):
             they are wanted.
         """
         wide = lambda x: np.broadcast_to(x, (members, *x.shape[1:]))
-        data = data._replace(observation=wide(data.observation), alive=wide(data.alive))
+        by_member = data.observation, data.alive, data.legal
+        seen, alive, legal = jax.tree.map(wide, by_member)
+        data = data._replace(observation=seen, alive=alive, legal=legal)
         seeds = np.asarray(act(data, carry)[1]["seed"])
 
-        def choose(observation: Any, alive: Any, time: int) -> np.ndarray:
+        def choose(observation: Any, alive: Any, time: Any, legal: Any) -> np.ndarray:
             nonlocal carry
-            now = data._replace(
-                observation=observation, alive=alive, time=cast(Any, np.int32(time))
-            )
+            when = {"time": np.int32(time), "legal": legal}
+            now = data._replace(observation=observation, alive=alive, **when)
             carry, aux = act(now, carry)
             return self.env.to_native(np.asarray(aux["action"]))
 
@@ -172,7 +173,7 @@ class HostControl(Control):
         Raises:
             UserError: the environment cannot be drawn.
         """
-        film = Film(self.environment, self.environment_options)
+        film = Film(self.environment, self.environment_options, self.env.masked)
         limit = min(steps or self.env.step_limit, self.max_steps or self.env.step_limit)
         self._play_alone(params, state, key, 1, limit, film)
         return film.frames
@@ -187,7 +188,11 @@ class HostControl(Control):
         if "pool" not in vars(self) or vars(self)["pool"].size < size:
             self.close()
             vars(self)["pool"] = Pool(
-                self.environment, self.environment_options, size, self.processes
+                self.environment,
+                self.environment_options,
+                size,
+                self.processes,
+                self.env.masked,
             )
         return vars(self)["pool"]
 
@@ -231,8 +236,9 @@ class HostControl(Control):
     ) -> HostData:
         shape = (1, episodes)
         observation = jnp.zeros((*shape, *self.env.observation_shape))
-        alive = jnp.ones(shape, bool)
-        return HostData(observed, key, limit, jnp.int32(0), observation, alive)
+        alive, actions = jnp.ones(shape, bool), sum(self.env.masked)
+        legal = jnp.ones((*shape, actions), bool) if actions else None
+        return HostData(observed, key, limit, jnp.int32(0), observation, alive, legal)
 
 
 def _evolution(task: HostControl, config: Config, *, rank: int | None) -> Algorithm:

@@ -113,6 +113,24 @@ def test_who_lost_sight_of_the_episodes_lives_through_them_again():
     assert told == said
 
 
+@pytest.mark.parametrize("pair", [True, ALSO(False)])
+def test_what_a_state_forbids_is_never_done(pair):
+    """Where one thing is allowed at a time, all that is done is right."""
+    step, state = learning(on_host("Gates-v0", pair=pair))
+    _, metrics = step(state, ())
+    assert metrics["fitness/mean"] == 5
+    assert metrics["policy/entropy"] == 0
+
+
+@pytest.mark.slow
+def test_nothing_is_learnt_where_nothing_may_be_done():
+    """All begin at time 0, 1 or 2; void is what begins at time 2, that step alone."""
+    step, state = learning(on_host("Gates-v0", walls=2))
+    _, metrics = step(state, ())
+    assert 0 < metrics["fitness/nonfinite"] < 1
+    assert np.isnan(metrics["fitness/mean"])  # no episode gets past it
+
+
 @pytest.mark.slow
 def test_workers_change_nothing():
     tasks = (on_host("Walk-v0", processes) for processes in (0, 3))
@@ -125,7 +143,7 @@ def test_episodes_begin_where_they_shall_and_go_on_elsewhere():
     seeds = np.zeros(3, np.uint32)
     pool.reset(seeds)
     pool.step(np.array([0, 1, 0]), every)
-    seen = pool.reset(seeds, np.array([False, False, True]))
+    seen = pool.reset(seeds, np.array([False, False, True])).observation
     np.testing.assert_array_equal(seen, [[1, 1], [1, 0], [0, 0]])
     seen = pool.step(np.array([1, 1, 0]), every).observation
     np.testing.assert_array_equal(seen, [[2, 2], [2, 1], [1, 1]])
