@@ -64,6 +64,10 @@ class Environment(Protocol):
         """Which actions may be taken: a mask over all logits; None: all of them."""
         del state
 
+    def won(self, state: Any) -> Bool[Array, ""] | None:
+        """Whether the team has won, where an episode has ended; None: nobody can."""
+        del state
+
     def render(self, state: Any) -> UInt8[np.ndarray, "height width 3"] | None:
         """Draw a state, on the host; None: this environment cannot be drawn."""
         del state

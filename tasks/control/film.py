@@ -2,7 +2,7 @@
 
 import functools
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,15 +23,19 @@ class Film:
     Args:
         name: of the environment, as Gymnasium knows it.
         options: passed on to it.
+        masked: as of `Pool`.
 
     Raises:
         UserError: it has no render mode `rgb_array`.
     """
 
-    def __init__(self, name: str, options: Mapping[str, Any]):
+    def __init__(
+        self, name: str, options: Mapping[str, Any], masked: Sequence[int] = ()
+    ):
         library("gymnasium", extra="rl-host")
-        from tasks.workers import make  # needs Gymnasium
+        from tasks.workers import legal, make  # needs Gymnasium
 
+        self._masked, self._legal = masked, legal
         self._name, self._total, self.frames = name, 0.0, []
         environment = make(name, options)
         modes = environment.metadata.get("render_modes", ())
@@ -43,21 +47,27 @@ class Film:
             )
         self._environment = make(name, {**options, "render_mode": "rgb_array"})
 
-    def reset(self, seeds: UInt32[np.ndarray, " 1"]) -> Shaped[np.ndarray, "1 ..."]:
+    def reset(self, seeds: UInt32[np.ndarray, " 1"]) -> Seen:
         """Begin an episode."""
-        observation, _ = self._environment.reset(seed=int(seeds[0]))
+        observation, info = self._environment.reset(seed=int(seeds[0]))
         self._keep()
-        return np.asarray(observation)[None]
+        return self._seen((observation, 0.0, False, False), info)
 
     def step(
         self, actions: Shaped[np.ndarray, "1 ..."], alive: Bool[np.ndarray, " 1"]
     ) -> Seen:
         """Take a step; what is no more alive is not asked for one."""
         del alive
-        observation, reward, *ends, _ = self._environment.step(actions[0])
-        self._total += float(reward)
+        *seen, info = self._environment.step(actions[0])
+        self._total += float(seen[1])
         self._keep()
-        return Seen(*(np.asarray(one)[None] for one in (observation, reward, *ends)))
+        return self._seen(seen, info)
+
+    def _seen(self, seen: Sequence[Any], info: Mapping[str, Any]) -> Seen:
+        made = Seen(*(np.asarray(one)[None] for one in seen))
+        if not self._masked:
+            return made
+        return made._replace(legal=self._legal(info, self._masked)[None])
 
     def _keep(self) -> None:
         try:

@@ -29,6 +29,7 @@ from eggroll.training import (
 from tasks.control.film import Film
 from tasks.control.host_data import Carry, HostData
 from tasks.control.host_environment import HostEnvironment, describe
+from tasks.control.host_ppo import algorithm as ppo_algorithm
 from tasks.control.normalisation import Moments, merge, moments, no_moments
 from tasks.control.pool import Playable, Played, Pool, play
 from tasks.control.task import Control
@@ -70,8 +71,10 @@ class HostControl(Control):
     environment: str = "CartPole-v1"  # pyright: ignore[reportIncompatibleVariableOverride]
     processes: Natural = 2
 
-    algorithms = MappingProxyType({"eggroll": low_rank, "openes": full_rank})
-    data_axes: ClassVar[Any] = HostData(*cast(Any, (None, None, None, None, 0, 0)))
+    algorithms = MappingProxyType(
+        {"eggroll": low_rank, "openes": full_rank, "ppo": ppo_algorithm}
+    )
+    data_axes: ClassVar[Any] = HostData(*cast(Any, (*[None] * 4, 0, 0, 0)))
 
     def __post_init__(self):
         super().__post_init__()
@@ -112,7 +115,7 @@ class HostControl(Control):
         at = lambda time: jax.vmap(jax.random.fold_in, (0, None))(keys, time)
         act = functools.partial(self._act, params, data.observed)
         action, memory = jax.vmap(act)(
-            data.observation, carry.memory, at(data.time + 1)
+            data.observation, carry.memory, at(data.time + 1), data.legal
         )
         observed = carry.observed
         if self.normalise_observations:
@@ -143,14 +146,15 @@ class HostControl(Control):
             they are wanted.
         """
         wide = lambda x: np.broadcast_to(x, (members, *x.shape[1:]))
-        data = data._replace(observation=wide(data.observation), alive=wide(data.alive))
+        by_member = data.observation, data.alive, data.legal
+        seen, alive, legal = jax.tree.map(wide, by_member)
+        data = data._replace(observation=seen, alive=alive, legal=legal)
         seeds = np.asarray(act(data, carry)[1]["seed"])
 
-        def choose(observation: Any, alive: Any, time: int) -> np.ndarray:
+        def choose(observation: Any, alive: Any, time: Any, legal: Any) -> np.ndarray:
             nonlocal carry
-            now = data._replace(
-                observation=observation, alive=alive, time=cast(Any, np.int32(time))
-            )
+            when = {"time": np.int32(time), "legal": legal}
+            now = data._replace(observation=observation, alive=alive, **when)
             carry, aux = act(now, carry)
             return self.env.to_native(np.asarray(aux["action"]))
 
@@ -169,7 +173,7 @@ class HostControl(Control):
         Raises:
             UserError: the environment cannot be drawn.
         """
-        film = Film(self.environment, self.environment_options)
+        film = Film(self.environment, self.environment_options, self.env.masked)
         limit = min(steps or self.env.step_limit, self.max_steps or self.env.step_limit)
         self._play_alone(params, state, key, 1, limit, film)
         return film.frames
@@ -184,7 +188,11 @@ class HostControl(Control):
         if "pool" not in vars(self) or vars(self)["pool"].size < size:
             self.close()
             vars(self)["pool"] = Pool(
-                self.environment, self.environment_options, size, self.processes
+                self.environment,
+                self.environment_options,
+                size,
+                self.processes,
+                self.env.masked,
             )
         return vars(self)["pool"]
 
@@ -228,8 +236,9 @@ class HostControl(Control):
     ) -> HostData:
         shape = (1, episodes)
         observation = jnp.zeros((*shape, *self.env.observation_shape))
-        alive = jnp.ones(shape, bool)
-        return HostData(observed, key, limit, jnp.int32(0), observation, alive)
+        alive, actions = jnp.ones(shape, bool), sum(self.env.masked)
+        legal = jnp.ones((*shape, actions), bool) if actions else None
+        return HostData(observed, key, limit, jnp.int32(0), observation, alive, legal)
 
 
 def _evolution(task: HostControl, config: Config, *, rank: int | None) -> Algorithm:

@@ -17,6 +17,7 @@ class HostData(NamedTuple):
         time: steps made so far.
         observation: of each episode, a row a member.
         alive: whether the episode goes on.
+        legal: which actions it allows; None: all, always.
     """
 
     observed: Moments
@@ -25,6 +26,7 @@ class HostData(NamedTuple):
     time: Int[Array, ""]
     observation: Float[Array, "1 episodes ..."]
     alive: Bool[Array, "1 episodes"]
+    legal: Bool[Array, "1 episodes actions"] | None
 
 
 class Carry(NamedTuple):

@@ -21,6 +21,8 @@ class HostEnvironment:
         observation_shape: shape of what the policy sees.
         step_limit: steps after which an episode is truncated, whatever happens.
         threshold: return at which it counts as solved, if its makers say so.
+        masked: sizes of the choices that its masks of legal actions are about
+            (`info["action_mask"]`); none: it has no masks.
         to_native: from actions of `action_space` to those of the environment, with any
             leading axes.
     """
@@ -30,6 +32,7 @@ class HostEnvironment:
     observation_shape: tuple[int, ...]
     step_limit: int
     threshold: float | None
+    masked: tuple[int, ...]
     to_native: Callable[[np.ndarray], np.ndarray] = dataclasses.field(repr=False)
     agents: None = None  # one alone
 
@@ -53,6 +56,7 @@ def describe(
 
     try:
         environment = make(name, options)
+        _, info = environment.reset(seed=0)
     except gymnasium.error.UnregisteredEnv as error:
         if "/" in name and ":" not in name:  # of some package that registers it
             package = "ale_py" if name.startswith("ALE/") else "PACKAGE"
@@ -83,8 +87,16 @@ def describe(
         observation_shape=seen.shape,
         step_limit=limit,
         threshold=spec.reward_threshold,
+        masked=_sizes(space) if "action_mask" in info else (),
         to_native=to_native,
     )
+
+
+def _sizes(space: Space) -> tuple[int, ...]:
+    """Of the choices that make an action; none if it is of numbers."""
+    if isinstance(space, Discrete):
+        return (space.n,)
+    return space.sizes if isinstance(space, MultiDiscrete) else ()
 
 
 def _action_space(name: str, native: Any, spaces: Any) -> tuple[Space, Callable]:

@@ -35,6 +35,8 @@ def inspected(environment: Environment) -> Environment:
     state, observation = made
     _check_array(environment, "reset", "observation", observation, shape, jnp.floating)
     _check_mask(environment, state)
+    if (won := jax.eval_shape(environment.won, state)) is not None:
+        _check_array(environment, "won", "whether it is won", won, (), jnp.bool_)
     step = lambda *arguments: _tuple(environment.step(*arguments))
     after = jax.eval_shape(step, state, _action(environment), key)
     if len(after) != 4:

@@ -67,6 +67,9 @@ class Partial(Environment):
     def legal(self, state: Any) -> Bool[Array, "..."] | None:
         return self.whole.legal(state)
 
+    def won(self, state: Any) -> Bool[Array, ""] | None:
+        return self.whole.won(state)
+
     def render(self, state: Any) -> UInt8[np.ndarray, "height width 3"] | None:
         return self.whole.render(state)
 

@@ -4,7 +4,7 @@ import functools
 import math
 import multiprocessing
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -15,12 +15,29 @@ from tasks.control.environment import library
 
 
 class Seen(NamedTuple):
-    """What a step has led to. Where none was made, values mean nothing."""
+    """What a step has led to. Where none was made, values mean nothing.
+
+    `legal` says what may be done next; None: all, always. Where nothing is left of one
+    of several choices, nothing is legal.
+    """
 
     observation: Shaped[np.ndarray, "environments ..."]
     reward: Float[np.ndarray, " environments"]
     terminated: Bool[np.ndarray, " environments"]
     truncated: Bool[np.ndarray, " environments"]
+    legal: Bool[np.ndarray, "environments actions"] | None = None
+
+    def each(self, function: Callable[[np.ndarray], Any]) -> "Seen":
+        """What a function makes of every array."""
+        made: list[Any] = [None if x is None else function(x) for x in self]
+        return Seen(*made)
+
+    @property
+    def can_act(self) -> Bool[np.ndarray, "..."]:
+        """Where all that is observed is finite, and something may be done."""
+        numbers = self.observation.reshape(*self.reward.shape, -1)
+        finite = np.asarray(np.isfinite(numbers).all(axis=-1))
+        return finite if self.legal is None else finite & self.legal.any(axis=-1)
 
 
 class Pool:
@@ -31,9 +48,18 @@ class Pool:
         options: passed on to it.
         size: how many environments there may be at once.
         workers: processes that step them; 0 for this one.
+        masked: sizes of the choices that their masks of legal actions are about; none:
+            they have no masks.
     """
 
-    def __init__(self, name: str, options: Mapping[str, Any], size: int, workers: int):
+    def __init__(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        size: int,
+        workers: int,
+        masked: Sequence[int] = (),
+    ):
         vector = library("gymnasium.vector", extra="rl-host")
         from tasks.workers import Several
 
@@ -43,7 +69,12 @@ class Pool:
         self._shape = (number := -(-size // parts), parts)
         makers = [
             functools.partial(
-                Several, name, dict(options), slice(i, None, parts), number
+                Several,
+                name,
+                dict(options),
+                tuple(masked),
+                slice(i, None, parts),
+                number,
             )
             for i in range(parts)
         ]
@@ -64,12 +95,19 @@ class Pool:
         self._close = weakref.finalize(self, _close, self._vector)
 
     def reset(
-        self, seeds: UInt32[np.ndarray, " environments"]
-    ) -> Shaped[np.ndarray, "environments ..."]:
-        """Begin an episode with each seed; returns the first observations."""
-        options = {"seeds": seeds.tolist()}
+        self,
+        seeds: UInt32[np.ndarray, " environments"],
+        begins: Bool[np.ndarray, " environments"] | None = None,
+    ) -> Seen:
+        """Begin an episode with each seed; returns what is seen first.
+
+        Where `begins` is false nothing does, and it is what was seen last.
+        """
+        begins = np.ones(seeds.shape, bool) if begins is None else begins
+        given = zip(seeds.tolist(), begins, strict=True)
+        options = {"seeds": [seed if one else None for seed, one in given]}
         seen, info = self._run(lambda: self._vector.reset(options=options))
-        return self._read(seen, info, len(seeds)).observation
+        return self._read(seen, info, len(seeds))
 
     def step(
         self,
@@ -111,6 +149,7 @@ class Pool:
             flat(seen["reward"]),
             flat(seen["terminated"]).astype(bool),
             flat(seen["truncated"]).astype(bool),
+            flat(seen["legal"]).astype(bool) if "legal" in seen else None,
         )
 
     def _split(self, values: np.ndarray) -> np.ndarray:
@@ -128,16 +167,14 @@ class Played(NamedTuple):
     terminated: Bool[np.ndarray, "members episodes"]
 
 
-# (observation, alive, time) -> actions, each with axes of members and episodes.
-Act = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+# (observation, alive, time, legal) -> actions; each with axes of members and episodes.
+Act = Callable[[np.ndarray, np.ndarray, int, np.ndarray | None], np.ndarray]
 
 
 class Playable(Protocol):
     """What `play` needs of a pool."""
 
-    def reset(
-        self, seeds: UInt32[np.ndarray, " environments"], /
-    ) -> Shaped[np.ndarray, "environments ..."]: ...
+    def reset(self, seeds: UInt32[np.ndarray, " environments"], /) -> Seen: ...
 
     def step(
         self,
@@ -161,15 +198,15 @@ def play(
         limit: steps after which an episode is truncated.
     """
     flat = lambda x: x.reshape(-1, *x.shape[2:])
-    folded = lambda x: x.reshape(*seeds.shape, *x.shape[1:])
-    observation, alive = folded(pool.reset(flat(seeds))), np.ones(seeds.shape, bool)
+    fold = lambda x: x.reshape(*seeds.shape, *x.shape[1:])
+    folded = lambda seen: seen.each(fold)
+    seen, alive = folded(pool.reset(flat(seeds))), np.ones(seeds.shape, bool)
     played = Played(np.zeros(seeds.shape), np.zeros(seeds.shape, np.int32), ~alive)
     for time in range(limit):
-        acts = alive & _is_finite(observation)
+        acts = alive & seen.can_act
         # The policy gets a copy: the next step changes the original.
-        action = act(observation.astype(np.float32), acts, time)
-        seen = Seen(*map(folded, pool.step(flat(action), flat(acts))))
-        observation = seen.observation
+        action = act(seen.observation.astype(np.float32), acts, time, seen.legal)
+        seen = folded(pool.step(flat(action), flat(acts)))
         reward = np.where(acts, seen.reward, np.nan)
         played = Played(
             played.returns + np.where(alive, reward, 0),
@@ -180,14 +217,6 @@ def play(
         if not alive.any():
             break
     return played
-
-
-def _is_finite(
-    observation: Shaped[np.ndarray, "members episodes ..."],
-) -> Bool[np.ndarray, "members episodes"]:
-    """Whether all numbers of each observation are finite, and so may be acted on."""
-    axes = tuple(range(2, observation.ndim))
-    return np.asarray(np.isfinite(observation).all(axis=axes))
 
 
 def _close(vector: Any) -> None:

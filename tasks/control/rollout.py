@@ -30,6 +30,8 @@ class Episodes(NamedTuple):
             they were asked for.
         computed: steps that were computed, of which those after an episode's end are
             thrown away. Under `vmap` it is one number for all.
+        won: whether the episode ended by itself in a state that is won; None: the
+            environment does not say.
     """
 
     returns: Float[Array, " episodes"]
@@ -37,6 +39,7 @@ class Episodes(NamedTuple):
     terminated: Bool[Array, " episodes"]
     observed: Moments
     computed: Int[Array, ""]
+    won: Bool[Array, " episodes"] | None = None
 
     def after(
         self,
@@ -44,6 +47,7 @@ class Episodes(NamedTuple):
         alive: Bool[Array, " episodes"],
         acts: Bool[Array, " episodes"],
         done: Bool[Array, " episodes"],
+        won: Bool[Array, " episodes"] | None,
         observed: Moments,
     ) -> "Episodes":
         """What there is after another step: of those alive before it, some act."""
@@ -54,6 +58,9 @@ class Episodes(NamedTuple):
             terminated=self.terminated | (acts & done),
             observed=observed,
             computed=self.computed + 1,
+            won=None
+            if won is None or self.won is None
+            else self.won | (acts & done & won),
         )
 
     @property
@@ -105,19 +112,17 @@ def rollout(
     if step_limit is not None:
         limit = jnp.minimum(step_limit, limit)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(episodes))
-
-    def running(loop: _Loop) -> Bool[Array, ""]:
-        return (loop.time < limit) & _any_of_all(loop.alive)
-
+    running = lambda loop: (loop.time < limit) & _any_of_all(loop.alive)
     step = transition(environment, policy)
     each = _for_each_episode(step, (0, 0, 0, 0, None), episodes)
+    won = jax.vmap(environment.won, axis_size=episodes)  # a state may be empty
 
     def advance(loop: _Loop) -> _Loop:
         state, observation, action_memory, reward, done = each(
             loop.state, loop.observation, loop.memory, keys, loop.time + 1
         )
-        alive, observed = loop.alive, loop.episodes.observed
-        acts = alive & is_finite(loop.observation)
+        acts = loop.alive & is_finite(loop.observation)
+        observed = loop.episodes.observed
         if observe:
             observed = merge(observed, moments(loop.observation, acts))
         return _Loop(
@@ -126,7 +131,9 @@ def rollout(
             state=state,
             observation=observation,
             memory=action_memory,
-            episodes=loop.episodes.after(reward, alive, acts, done, observed),
+            episodes=loop.episodes.after(
+                reward, loop.alive, acts, done, won(state), observed
+            ),
         )
 
     start = _start(environment, keys, memory)
@@ -141,7 +148,7 @@ def summary(episodes: Any) -> dict[str, float]:
 
     Args:
         episodes: `Episodes`, or what has the same `returns`, `lengths` and
-            `terminated`, on the host.
+            `terminated` (and `won`, where one can), on the host.
     """
     finite = episodes.returns[np.isfinite(episodes.returns)]
     metrics = {
@@ -152,6 +159,8 @@ def summary(episodes: Any) -> dict[str, float]:
     if finite.size > 1:
         spread = np.std(finite, ddof=1)
         metrics["return_sem"] = float(spread / np.sqrt(finite.size))
+    if (won := getattr(episodes, "won", None)) is not None:
+        metrics["win_rate"] = float(np.mean(won))
     if broken := episodes.returns.size - finite.size:
         metrics["non_finite_episodes"] = float(broken)
     return metrics
@@ -224,8 +233,17 @@ def _start(environment: Environment, keys: PRNGKeyArray, memory: PyTree) -> _Loo
             terminated=jnp.zeros(episodes, bool),
             observed=no_moments(environment.observation_shape),
             computed=jnp.int32(0),
+            won=_nobody(environment, state, episodes),
         ),
     )
+
+
+def _nobody(
+    environment: Environment, state: PyTree, episodes: int
+) -> Bool[Array, " episodes"] | None:
+    """That no episode is won, of an environment that says when one is."""
+    won = jax.vmap(environment.won, axis_size=episodes)(state)
+    return None if won is None else jnp.zeros_like(won)
 
 
 def _settle(advance: Callable[[_Loop], _Loop], start: _Loop) -> _Loop:

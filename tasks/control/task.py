@@ -220,6 +220,8 @@ class Control(Task):
                 "utilisation": episodes.utilisation,
             },
         }
+        if episodes.won is not None:
+            aux["metrics"]["win_rate"] = jnp.mean(episodes.won)
         if self.normalise_observations:
             aux["observed"] = episodes.observed
         return fitness, carry, aux

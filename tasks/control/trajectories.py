@@ -96,8 +96,9 @@ def collect(
         if legal is not None:
             can_act = has_choice(environment.action_space, legal)
             reward = jnp.where(can_act, reward, jnp.nan)
-        terminated, truncated, void = _ends(
-            is_seen, reward, following, terminated, time >= step_limit
+        sound, blind = jnp.isfinite(reward), ~_is_finite(following)
+        terminated, truncated, void = ends(
+            is_seen, sound, blind, terminated, time >= step_limit
         )
         ended, total = terminated | truncated | void, worker.total + reward
         fresh = environment.reset(reset_key)
@@ -126,16 +127,27 @@ def collect(
     return jax.lax.scan(every, workers, jax.random.split(key, steps))
 
 
-def _ends(
-    is_seen: Bool[Array, ""],
-    reward: Float[Array, ""],
-    following: Float[Array, "..."],
-    terminated: Bool[Array, ""],
-    is_late: Bool[Array, ""],
-) -> tuple[Bool[Array, ""], Bool[Array, ""], Bool[Array, ""]]:
-    """Whether an episode terminated, was truncated, or is void."""
-    over, is_blind = terminated | is_late, ~_is_finite(following)
-    void = ~is_seen | ~jnp.isfinite(reward) | (is_blind & ~over)
+def ends(
+    is_seen: Bool[Any, "..."],
+    is_sound: Bool[Any, "..."],
+    is_blind: Bool[Any, "..."],
+    terminated: Bool[Any, "..."],
+    is_late: Bool[Any, "..."],
+) -> tuple[Bool[Any, "..."], Bool[Any, "..."], Bool[Any, "..."]]:
+    """Whether an episode terminated, was truncated, or is void.
+
+    Args:
+        is_seen: whether what was acted on is finite.
+        is_sound: whether the reward is.
+        is_blind: whether what followed is not.
+        terminated: whether the environment says that the episode is over.
+        is_late: whether a limit of time ends it.
+
+    Returns:
+        At most one of them is true. Arrays of JAX, or of NumPy where these were given.
+    """
+    over = terminated | is_late
+    void = ~is_seen | ~is_sound | (is_blind & ~over)
     # Where nothing is seen of what a truncated episode would have gone on with, no
     # value can be given to it.
     terminated = (terminated | (is_blind & over)) & ~void

@@ -82,6 +82,10 @@ FAMILIES: dict[str, Settings] = {
     "control, ppo": {"task": {**WALK, "ppo": PPO}, "algorithm": "ppo"},
     "control, evosax": {"task": WALK, "algorithm": "evosax"},
     "control, gymnasium": {"task": GYMNASIUM},
+    "control, ppo on the host": {
+        "task": {**GYMNASIUM, "normalise_observations": True, "ppo": PPO},
+        "algorithm": "ppo",
+    },
     "language, integers": {"task": TEXTS, "algorithm": "integer"},
     "language, gru": {"task": {**TEXTS, "model": "gru"}},
     "language, transformer, backprop": {
@@ -105,7 +109,11 @@ FAMILIES: dict[str, Settings] = {
         "algorithm": "randopt",
     },
 }
-NEEDS = {"control, evosax": "evosax", "control, gymnasium": "gymnasium"}
+NEEDS = {
+    "control, evosax": "evosax",
+    "control, gymnasium": "gymnasium",
+    "control, ppo on the host": "gymnasium",
+}
 UNLOGGED = ("backprop", "ppo", "evosax", "grpo", "randopt")  # by algorithm
 CARRYING = ("carries", "language, integers", "language, gru")  # cannot leap by the log
 

@@ -88,6 +88,72 @@ class Locks(gymnasium.Env):
         return np.full((20, 30, 3), 50 * self.time, np.uint8)
 
 
+class Tally(gymnasium.Env):
+    """Counts right actions, which are 0 and 1 in turns; ends at the third one.
+
+    There is no chance in it. The reward is the count; NaN is seen after `blind` steps.
+    """
+
+    action_space = gymnasium.spaces.Discrete(2)
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    def __init__(self, blind: int = 99):
+        self.blind = blind
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = self.count = 0
+        return self._see(), {}
+
+    def step(self, action):
+        self.count += int(action == self.time % 2)
+        self.time += 1
+        return self._see(), float(self.count), self.count == 3, False, {}
+
+    def _see(self):
+        shown = np.nan if self.time == self.blind else self.time
+        return np.array([shown, self.count], np.float32)
+
+
+class Gates(gymnasium.Env):
+    """Two gates in turns, one of which is open at a time, for 1 each; else -9.
+
+    `walls` says when none is. Choices are made alone, or (`pair`) with a second one
+    of three, of which at time t the one called t mod 3 is right.
+    """
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+    def __init__(self, pair: bool = False, walls: int = 99, flags: int = 2):
+        self.pair, self.walls, self.flags = pair, walls, flags
+        spaces = gymnasium.spaces
+        self.action_space = spaces.MultiDiscrete([2, 3]) if pair else spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = int(self.np_random.integers(0, 3))
+        return self._see()
+
+    def step(self, action):
+        reward = 1.0 if np.all(action == self._right()) else -9.0
+        self.time += 1
+        seen, info = self._see()
+        return seen, reward, False, False, info
+
+    def _right(self):
+        both = self.time % 2, self.time % 3
+        return both if self.pair else both[0]
+
+    def _see(self):
+        first = (np.arange(self.flags) == self.time % 2) & (self.time < self.walls)
+        second = np.arange(3) == self.time % 3
+        mask = (first.astype(np.int8), second.astype(np.int8))
+        info = {"action_mask": mask if self.pair else mask[0]}
+        return np.array([self.time], np.float32), info
+
+
+gymnasium.register("Gates-v0", entry_point=Gates, max_episode_steps=5)
+gymnasium.register("Tally-v0", entry_point=Tally, max_episode_steps=5)
 gymnasium.register("Locks-v0", entry_point=Locks, max_episode_steps=3)
 gymnasium.register("Walk-v0", entry_point=Walk, max_episode_steps=7)
 gymnasium.register("Endless-v0", entry_point=Walk)

@@ -333,3 +333,41 @@ def test_agents_unlike_each_other_are_padded_and_masked():
 def test_games_for_two_are_refused():
     with pytest.raises(ValueError, match="for 2 players"):
         make("pgx/chess")
+
+
+@needs("jaxmarl")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("HeuristicEnemySMAX", {"num_allies": 5, "num_enemies": 2}),
+        ("SMAX", {"side": "enemy", "opponent": "random", "num_allies": 2}),
+    ],
+)
+def test_battles_are_won_that_have_jaxmarls_bonus_for_it(name, options):
+    """Which is 1, in the last step; what else a step gives is less."""
+    environment, key = make(f"jaxmarl/{name}", **options), jax.random.key(1)
+
+    def draw(seen, memory, key, legal):
+        return jax.random.categorical(key, jnp.where(legal, 0, -jnp.inf)), memory
+
+    def bonus(episode):
+        keys = jax.random.fold_in(key, episode)
+        state, seen = environment.reset(jax.random.fold_in(keys, 0))
+
+        def step(now, time):
+            state, seen, goes_on, won = now
+            keys_of = jax.random.split(jax.random.fold_in(keys, time))
+            action, _ = draw(seen, (), keys_of[0], environment.legal(state))
+            state, seen, reward, done = environment.step(state, action, keys_of[1])
+            won = won | (goes_on & done & (reward >= 1))
+            return (state, seen, goes_on & ~done, won), None
+
+        start = (state, seen, jnp.bool_(True), jnp.bool_(False))
+        times = jnp.arange(1, environment.step_limit + 1)
+        return jax.lax.scan(step, start, times)[0][-1]
+
+    episodes = jax.jit(lambda: rollout(environment, draw, key, episodes=64))()
+    expected = jax.jit(jax.vmap(bonus))(jnp.arange(64))
+    assert 0 < expected.sum() < 64
+    np.testing.assert_array_equal(episodes.won, expected)

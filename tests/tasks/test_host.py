@@ -159,7 +159,7 @@ def test_a_nan_reward_voids_its_member_alone(tmp_path):
 def test_an_episode_is_void_if_nan_would_have_to_be_acted_on(trouble):
     options, seeds = {"trouble": trouble}, np.arange(40, dtype=np.uint32)[:, None]
     pool = Pool("host_environments:Walk-v0", options, 40, 0)
-    start = pool.reset(seeds[:, 0]).copy()
+    start = pool.reset(seeds[:, 0]).observation.copy()
     up = lambda observation, *_: np.zeros(observation.shape[:2], int)  # by 1
     played = play(pool, up, seeds, 7)
     if trouble == "blind at first":
@@ -173,6 +173,35 @@ def test_an_episode_is_void_if_nan_would_have_to_be_acted_on(trouble):
     last = trouble == "blind at last"
     np.testing.assert_array_equal(played.terminated, comes & last)
     np.testing.assert_array_equal(np.isnan(played.returns), sees & (not last))
+
+
+@pytest.mark.parametrize("processes", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_what_a_state_forbids_is_never_done(tmp_path, processes):
+    """One thing may be done at a time, and each right one is worth 1."""
+    gates = {"environment": "host_environments:Gates-v0", "processes": processes}
+    _, metrics = a_step(config(tmp_path, **gates))
+    assert metrics["fitness/mean"] == metrics["fitness/best"] == 5
+
+
+def test_an_episode_is_void_where_nothing_may_be_done():
+    name, options = "host_environments:Gates-v0", {"walls": 4, "pair": True}
+    seeds = np.arange(12, dtype=np.uint32)[:, None]
+    pool = Pool(name, options, 12, 0, masked=(2, 3))
+    start = pool.reset(seeds[:, 0]).observation.astype(int)
+    allowed = lambda *given: np.stack(
+        [given[3][..., :2].argmax(-1), given[3][..., 2:].argmax(-1)], axis=-1
+    )
+    played = play(pool, allowed, seeds, 5)
+    np.testing.assert_array_equal(played.lengths, 4 - start)  # at time 4 stands a wall
+    assert np.isnan(played.returns).all()
+    assert np.all(play(pool, allowed, seeds, 1).returns == 1)
+
+
+def test_a_mask_of_another_size_is_told(tmp_path):
+    gates = {"environment": "host_environments:Gates-v0"}
+    options = {"environment_options": {"flags": 3}}
+    with pytest.raises(ValueError, match=r"action_mask'\]: expected 2 flags.*got 3"):
+        a_step(config(tmp_path, **gates, **options))
 
 
 @pytest.mark.slow
@@ -209,7 +238,7 @@ def test_workers_outlive_ctrl_c_and_end_with_their_pool():
     processes = pool._vector.processes
     for process in processes:
         os.kill(process.pid, signal.SIGINT)
-    first = pool.reset(np.arange(4, dtype=np.uint32))
+    first = pool.reset(np.arange(4, dtype=np.uint32)).observation
     assert first.shape == (4, 4)
     del pool
     assert not any(process.is_alive() for process in processes)

@@ -13,7 +13,7 @@ import pytest
 from tasks.control import Control
 from tasks.control.adapters import make
 from tasks.control.environment import check_options, library
-from tasks.control.rollout import rollout
+from tasks.control.rollout import rollout, summary
 
 
 def episode(environment, action=0):
@@ -163,11 +163,51 @@ class Duel:
         }
 
 
+class Field(NamedTuple):
+    """The state of a battle, as SMAX has it."""
+
+    time: jax.Array
+    ends: jax.Array  # how it will
+    unit_alive: jax.Array
+    unit_teams: jax.Array
+
+
+class Battle(Duel):
+    """After two steps the enemy falls, or the allies, or all, or nobody until 4 steps.
+
+    Chance decides; each has the number of the end as its reward in the last step.
+    """
+
+    agents = ("ally_0", "ally_1", "enemy_0")
+    alive = jnp.array([[1, 0, 0], [0, 0, 1], [0, 0, 0], [1, 1, 1]], bool)
+
+    def __init__(self):
+        pass
+
+    def reset(self, key):
+        ends, units = jax.random.randint(key, (), 0, 4), jnp.ones(3, bool)
+        field = Field(jnp.int32(0), ends, units, jnp.array([0.0, 0.0, 1.0]))
+        return self.get_obs(0), field
+
+    def step_env(self, key, state, actions):
+        time = state.time + 1
+        falls = time >= 2
+        alive = jnp.where(falls, self.alive[state.ends], state.unit_alive)
+        over = (falls & (state.ends < 3)) | (time >= 4)
+        rewards = dict.fromkeys(self.agents, jnp.where(over, 1.0 * state.ends, 0))
+        state = state._replace(time=time, unit_alive=alive)
+        return self.get_obs(time), state, rewards, {"__all__": over}, {}
+
+    def get_avail_actions(self, state):
+        raise NotImplementedError
+
+
 @pytest.fixture
 def jaxmarl(monkeypatch):
+    made = {"Duel": Duel, "Battle": Battle}
     library = SimpleNamespace(
-        registered_envs=["Duel", "coin_game"],
-        make=lambda name, **options: Duel(**options),
+        registered_envs=["Duel", "Battle", "coin_game"],
+        make=lambda name, **options: made.get(name, Duel)(**options),
     )
     monkeypatch.setitem(sys.modules, "jaxmarl", library)
 
@@ -234,6 +274,25 @@ def test_a_side_has_its_own_reward_and_the_other_does_what_it_may(
     assert reward == np.mean([rewards[0][name] for name in own])
     # The other side does the one thing that it may.
     assert {float(rewards[0][name]) for name in SIDES if name not in own} == {1.0}
+
+
+@pytest.mark.parametrize(("side", "winning"), [("ally", 0), ("enemy", 1)])
+def test_who_has_the_last_units_has_won(jaxmarl, side, winning, getkey):
+    options = {"side": side, "opponent": "random"}
+    environment: Any = make("jaxmarl/Battle", **options)
+    wait = lambda seen, memory, key, legal: (jnp.zeros(len(seen), int), memory)
+    episodes = rollout(environment, wait, getkey(), episodes=40)
+    assert set(np.asarray(episodes.returns)) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(episodes.won, episodes.returns == winning)
+    share = np.mean(episodes.returns == winning)
+    assert summary(jax.device_get(episodes))["win_rate"] == pytest.approx(share)
+
+
+def test_where_nobody_can_win_there_is_no_win_rate(jaxmarl, getkey):
+    task = Control(environment="jaxmarl/Duel", hidden=(), evaluation_episodes=2)
+    data = task.batch(task.initial_state(), 0, getkey())
+    given = task.init(getkey()), data, task.initial_carry(2), getkey()
+    assert "win_rate" not in jax.eval_shape(task.evaluate, *given)[2]["metrics"]
 
 
 def test_rewards_of_several_agents_of_jumanji_are_summed(jumanji):

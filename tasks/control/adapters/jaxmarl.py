@@ -161,6 +161,15 @@ class JaxMARL(Environment):
             rows.append(jnp.pad(jnp.asarray(mask, bool), (0, most - size)))
         return jnp.stack(rows)
 
+    def won(self, state: Any) -> Bool[Array, ""] | None:
+        """In SMAX: of the units that live, all are of the team, and there are some."""
+        battle = getattr(state, "state", state)  # if the enemy is SMAX's own, within
+        if not (hasattr(battle, "unit_alive") and hasattr(battle, "unit_teams")):
+            return None
+        is_enemy = str(self.team[0]).rpartition("_")[0] in ADVERSARIES
+        own, alive = battle.unit_teams == is_enemy, battle.unit_alive
+        return jnp.any(alive & own) & ~jnp.any(alive & ~own)
+
     def render(self, state: Any) -> Image | None:
         if not self.name.startswith("jaxmarl/MPE_"):
             return None
