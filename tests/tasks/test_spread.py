@@ -70,6 +70,7 @@ def step(task, *, algorithm="eggroll"):
     return made.step(state, task.batch(seen, 0, key))
 
 
+@pytest.mark.slow
 def test_a_free_log_std_evolves_with_the_network():
     """What is drawn costs its variance, so that the spread shrinks."""
     state, _ = step(still(episodes=8))
