@@ -77,6 +77,8 @@ def train(
         config = config_of(name, algorithm, ("output", folder), *changes)
         run = runs.create(config)
         outcome = training.train(training.prepare(config), run)
+        if outcome.stop is training.Stop.INTERRUPT:
+            raise SystemExit("stopped amid a run, which is not saved")
         rows = [row for row in metrics.read(run.metrics) if "validation/return" in row]
     curve = [
         {

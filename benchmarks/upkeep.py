@@ -96,7 +96,9 @@ def cost(case: Case, folder: str, changes: dict[str, str]) -> Cost:
     stamps: list[tuple[float, float]] = []
     beat = lambda: stamps.append((time.perf_counter(), time.process_time()))
     experiment = training.prepare(config)
-    training.train(experiment, runs.create(config), beat=beat)
+    outcome = training.train(experiment, runs.create(config), beat=beat)
+    if outcome.stop is training.Stop.INTERRUPT:
+        raise SystemExit("stopped amid a run")
     first, last = stamps[WARM], stamps[WARM + case.steps]
     return Cost(*(1e3 * (b - a) / case.steps for a, b in zip(first, last, strict=True)))
 
