@@ -29,7 +29,9 @@ from eggroll.perturbation.layout import Layout
 
 
 SCHEME = 2  # counts the changes of the noise that a given key yields
-_MANY = 8  # leaves of a shape: they are decoded in a loop
+# So many leaves of a shape are decoded in a loop, which keeps the values of them all:
+# where these are so few.
+_MANY, _FEW_VALUES = 8, 2**14
 _BLOCKS = 8  # of pairs, for which the generator runs in turn: they stay in cache
 
 
@@ -144,7 +146,11 @@ def _decoded(
     alike: dict[tuple, list[int]] = {}
     for leaf, layout in enumerate(layouts):
         alike.setdefault(layout.factor_shapes, []).append(leaf)
-    groups = [(x, same) for x, same in alike.items() if x and len(same) >= _MANY]
+    groups = [
+        (shapes, leaves)
+        for shapes, leaves in alike.items()
+        if len(leaves) >= _MANY and 0 < sum(map(math.prod, shapes)) <= _FEW_VALUES
+    ]
     place = dict(enumerate(starts)) | {
         leaf: number for _, leaves in groups for number, leaf in enumerate(leaves)
     }
