@@ -316,7 +316,10 @@ def descent(rule, start, adapts, key=KEY):
     return jax.lax.scan(step, begin, jnp.arange(300))[1]
 
 
-@pytest.mark.parametrize("make", [one_fifth_success, spread_target])
+@pytest.mark.parametrize(
+    "make",
+    [one_fifth_success, pytest.param(spread_target, marks=pytest.mark.slow)],
+)
 def test_sigma_that_was_wrong_adapts_and_arrives_where_a_fixed_one_does_not(make):
     rule = make(0.1, leak=0, lowest=1e-6, highest=10)
     starts = jnp.array([0.005, 5.0, 0.005, 5.0])

@@ -134,7 +134,9 @@ def test_votes_agree_with_numpy(mode):
         np.testing.assert_array_equal(vote, expected)
 
 
-@pytest.mark.parametrize("mode", ["default", "gaussian"])
+@pytest.mark.parametrize(
+    "mode", ["default", pytest.param("gaussian", marks=pytest.mark.slow)]
+)
 def test_members_of_a_pair_mirror_each_other_exactly(mode):
     strategy, _, _, generation, _ = results(mode)
     params = jax.tree.map(jnp.zeros_like, setting(strategy)[1])

@@ -62,7 +62,7 @@ def test_impossible_models_are_refused(make, message):
         make(nnx.Rngs(0))
 
 
-@pytest.mark.parametrize("kind", ["mlp", "gru"])
+@pytest.mark.parametrize("kind", ["mlp", pytest.param("gru", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("shared", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_each_agent_of_a_team_is_a_network_of_its_own(kind, shared, getkey):
     """With shared parameters the same one, with its own memory in either case."""

@@ -126,6 +126,7 @@ def test_a_stopped_sweep_goes_on_as_if_it_had_never_stopped(
     assert resumed.signal is None
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_run_again_and_more_may_be_asked_for(path, monkeypatch):
     first = search(path, trials=1)
     made = []

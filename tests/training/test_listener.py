@@ -17,6 +17,14 @@ from eggroll.training.listener import Listener
 from eggroll.training.signals import interruptible
 
 
+@pytest.fixture
+def heeded():
+    """A hang-up is heeded, though the tests may run under `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 needs_hangup = pytest.mark.skipif(
     not hasattr(signal, "SIGHUP"), reason="there are no hang-ups on Windows"
 )
@@ -146,6 +154,7 @@ def test_so_is_one_whose_validation_fails(tmp_path, monkeypatch):
 
 
 @needs_hangup
+@pytest.mark.usefixtures("heeded")
 def test_a_connection_that_drops_saves_the_run_however_often_it_says_so(
     tmp_path, monkeypatch
 ):

@@ -71,6 +71,7 @@ def test_what_is_through_in_time_is_not_ended():
         time.sleep(0.3)
 
 
+@pytest.mark.slow  # as the next one
 def test_a_step_that_hangs_is_ended_with_all_before_it_saved(tmp_path, monkeypatch):
     _, whole = train(config(tmp_path / "whole"))
     interrupt_at(monkeypatch, "Line", 7, lambda: time.sleep(600))

@@ -112,7 +112,9 @@ def learnt(task, steps, rate=0.5, rules=()):
     return state, metrics
 
 
-@pytest.mark.parametrize("by_spread", [True, False])
+@pytest.mark.parametrize(
+    "by_spread", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_a_bandit_s_best_arm_is_found(by_spread):
     task = Bandit(grpo=GRPOSettings(minibatches=2, by_spread=by_spread))
     state, metrics = learnt(task, 100, rate=0.5 if by_spread else 2.0)
