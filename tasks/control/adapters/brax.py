@@ -1,9 +1,10 @@
 """Brax: rigid-body physics; on a CPU the spring backend is the fastest."""
 
 import dataclasses
+import functools
 import math
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -73,14 +74,19 @@ class Brax(Environment):
     environment: Any = dataclasses.field(repr=False)
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, Float[Array, "..."]]:
-        state = self.environment.reset(key)
+        state = self._jitted[0](key)
         return state, state.obs
+
+    @functools.cached_property
+    def _jitted(self) -> tuple[Callable, Callable]:
+        """Its reset and its step, which take seconds to trace: once, that is."""
+        return jax.jit(self.environment.reset), jax.jit(self.environment.step)
 
     def step(
         self, state: Any, action: Array, key: PRNGKeyArray
     ) -> tuple[Any, Float[Array, "..."], Float[Array, ""], Bool[Array, ""]]:
         del key  # Brax draws from a key in its state, if at all
-        state = self.environment.step(state, action)
+        state = self._jitted[1](state, action)
         return state, state.obs, state.reward, state.done.astype(bool)
 
     def render(self, state: Any) -> Image:
