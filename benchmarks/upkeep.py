@@ -7,8 +7,8 @@ Steps of a run as it is by default, beside those of one that keeps no more than
 diagnosis. The two take turns in one process, and each time is that between two steps,
 compilation, validations and the last checkpoint left out. Printed are the medians of
 the ratios of neighbours, of seconds and of processor time (in which the work of
-checkpoints beside the loop counts), and what a step of almost no work takes on the
-host.
+checkpoints beside the loop counts). The last case has almost no work to do: what its
+steps take is the host's and the upkeep.
 """
 
 import argparse
