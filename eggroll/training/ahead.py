@@ -53,6 +53,8 @@ class Steps:
         """
         self._task, self._algorithm = experiment.task, experiment.algorithm
         self._lies = placements(experiment)
+        places = {one for lie in jax.tree.leaves(self._lies) for one in lie.device_set}
+        self._is_spread = len(places) > 1  # else there is nowhere else to lie
         self._diagnose_every = experiment.config.diagnose_every
         self._start = drift.outline(start) if self._diagnose_every else None
         parts = self._algorithm.parts
@@ -95,7 +97,8 @@ class Steps:
         after, figures, numbers = replay.stepped(
             self._algorithm, state, data, over=self._writes_over
         )
-        after = settled(after, self._lies)
+        if self._is_spread:
+            after = settled(after, self._lies)
         if self._start is not None and step % self._diagnose_every == 0:
             far = drift.distance(self._start, after.params)
             figures = figures | {"parameters/drift": far}
