@@ -8,7 +8,8 @@ diagnosis. The two take turns in one process, and each time is that between two 
 compilation, validations and the last checkpoint left out. Printed are the medians of
 the ratios of neighbours, of seconds and of processor time (in which the work of
 checkpoints beside the loop counts). The last case has almost no work to do: what its
-steps take is the host's and the upkeep.
+steps take is the host's and the upkeep. How much of it is JAX's own, of starting a
+step's programs, tells a bare loop of these and of nothing else.
 """
 
 import argparse
@@ -22,7 +23,8 @@ from typing import Any, NamedTuple
 import jax
 
 from eggroll import runs, training
-from eggroll.config import load
+from eggroll.config import Config, load
+from eggroll.training import Purpose, key_for
 
 
 ROOT = Path(__file__).parents[1]
@@ -80,8 +82,7 @@ class Cost(NamedTuple):
     processor: float
 
 
-def cost(case: Case, folder: str, changes: dict[str, str]) -> Cost:
-    """Runs it once."""
+def config_of(case: Case, folder: str, changes: dict[str, str]) -> Config:
     changes = {
         "budget.generations": str(WARM + case.steps + 1),
         "budget.target": "null",
@@ -92,15 +93,46 @@ def cost(case: Case, folder: str, changes: dict[str, str]) -> Cost:
         **case.changes,
         **changes,
     }
-    config = load(ROOT / "configs" / case.config, [*changes.items()])
-    stamps: list[tuple[float, float]] = []
-    beat = lambda: stamps.append((time.perf_counter(), time.process_time()))
+    return load(ROOT / "configs" / case.config, [*changes.items()])
+
+
+def now() -> Cost:
+    return Cost(1e3 * time.perf_counter(), 1e3 * time.process_time())
+
+
+def between(stamps: list[Cost]) -> Cost:
+    """What a step took on average, the first ones left out."""
+    first, last, steps = stamps[WARM], stamps[-1], len(stamps) - 1 - WARM
+    return Cost(*((b - a) / steps for a, b in zip(first, last, strict=True)))
+
+
+def cost(case: Case, folder: str, changes: dict[str, str]) -> Cost:
+    """Runs it once."""
+    config, stamps = config_of(case, folder, changes), []
     experiment = training.prepare(config)
+    beat = lambda: stamps.append(now())
     outcome = training.train(experiment, runs.create(config), beat=beat)
     if outcome.stop is training.Stop.INTERRUPT:
         raise SystemExit("stopped amid a run")
-    first, last = stamps[WARM], stamps[WARM + case.steps]
-    return Cost(*(1e3 * (b - a) / case.steps for a, b in zip(first, last, strict=True)))
+    return between(stamps)
+
+
+def bare(case: Case, folder: str) -> Cost:
+    """Starts the programs of as many steps, and waits for each step's fitness."""
+    experiment = training.prepare(config_of(case, folder, OFF))
+    state, stamps = training.initial_state(experiment), []
+    task, parts = experiment.task, experiment.algorithm.parts
+    if parts is None:
+        raise SystemExit(
+            "one program makes its whole step: there is nothing to compare"
+        )
+    for step in range(WARM + case.steps + 1):
+        data = task.batch(state.task, step, key_for(state.key, Purpose.BATCH, step))
+        found = parts.evaluate(state, data)
+        state, _ = parts.learn(state, found)
+        jax.block_until_ready(found.fitness)
+        stamps.append(now())
+    return between(stamps)
 
 
 def measured(case: Case, repetitions: int) -> dict[str, Any]:
@@ -110,10 +142,12 @@ def measured(case: Case, repetitions: int) -> dict[str, Any]:
             (cost(case, folder, {}), cost(case, folder, OFF))
             for _ in range(repetitions)
         ]
+        alone = [bare(case, folder) for _ in range(repetitions)]
     ratios = [[a / b for a, b in zip(on, off, strict=True)] for on, off in pairs]
     return {
         "milliseconds a step": statistics.median(on.seconds for on, _ in pairs),
         "without": statistics.median(off.seconds for _, off in pairs),
+        "bare": statistics.median(one.seconds for one in alone),
         "ratio of seconds": statistics.median(ratio[0] for ratio in ratios),
         "ratio of processor time": statistics.median(ratio[1] for ratio in ratios),
         "ratios": ratios,
@@ -133,8 +167,9 @@ def main() -> None:
             found[name] = one = measured(CASES[name], options.repetitions)
             print(
                 f"{name}: {one['milliseconds a step']:.2f} ms a step, "
-                f"{one['without']:.2f} without; ratios {one['ratio of seconds']:.3f} "
-                f"of seconds, {one['ratio of processor time']:.3f} of processor time",
+                f"{one['without']:.2f} without, {one['bare']:.2f} bare; ratios "
+                f"{one['ratio of seconds']:.3f} of seconds, "
+                f"{one['ratio of processor time']:.3f} of processor time",
                 flush=True,
             )
             if options.json:
