@@ -42,9 +42,7 @@ def train(config: str, overrides: Overrides, say: Say) -> int:
 def resume(directory: str, overrides: Overrides, trust: bool, say: Say) -> int:
     """Goes on with a run, perhaps with another budget."""
     run = runs.load(directory, trust=trust)
-    if overrides:
-        processes.by_first(lambda: runs.change(run, overrides) and None)
-        run = runs.load(directory, trust=trust)
+    run = runs.changed(run, overrides) if overrides else run
     experiment = training.prepare(run.config)
     experiment.task.ready()
     return _train(experiment, run, say)

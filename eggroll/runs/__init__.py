@@ -10,6 +10,7 @@ from eggroll.runs.digest import digests
 from eggroll.runs.directory import (
     Run,
     change,
+    changed,
     check_edits,
     create,
     edited,
@@ -32,6 +33,7 @@ __all__ = [
     "animation",
     "atomic",
     "change",
+    "changed",
     "check_edits",
     "create",
     "digests",

@@ -136,16 +136,16 @@ def settings_of(path: Path) -> dict[str, Any]:
     return yamlfile.read(path / "config.yaml")
 
 
-def change(run: Run, overrides: Iterable[tuple[str, str]]) -> Run:
-    """Another budget, or others of the settings that a resumed run may change.
+def changed(run: Run, overrides: Iterable[tuple[str, str]]) -> Run:
+    """A run with another budget, or others of the settings that may change.
 
     Args:
-        run: The run; its `config.yaml` is rewritten. Each checkpoint keeps the settings
-            that it was made with.
+        run: The run, of which nothing is written: `training.train` does, once the run
+            goes on.
         overrides: As on the command line.
 
     Raises:
-        UserError: One of them would make it another run, or it is being trained.
+        UserError: One of them would make it another run.
     """
     config = loading.load(run.path / "config.yaml", overrides)
     for name in differences(run.config, config):
@@ -154,9 +154,27 @@ def change(run: Run, overrides: Iterable[tuple[str, str]]) -> Run:
                 f"{name} cannot change when a run is resumed, as it would be another "
                 "run: start that from a config, without --resume"
             )
-    with sitting(run.path):
-        write_settings(run.path, config)
     return Run(run.path, config)
+
+
+def change(run: Run, overrides: Iterable[tuple[str, str]]) -> Run:
+    """The same, and its `config.yaml` is rewritten at once.
+
+    Each checkpoint keeps the settings that it was made with.
+
+    Raises:
+        UserError: One of them would make it another run, or it is being trained.
+    """
+    run = changed(run, overrides)
+    with sitting(run.path):
+        settle(run)
+    return run
+
+
+def settle(run: Run) -> None:
+    """Writes a run's settings down, if its `config.yaml` has others."""
+    if differences(loading.load(run.path / "config.yaml"), run.config):
+        write_settings(run.path, run.config)
 
 
 def differences(before: Config, after: Config) -> Differences:

@@ -16,7 +16,7 @@ import jax
 from eggroll.config.schema import plain
 from eggroll.errors import UserError
 from eggroll.runs import metrics, outlines
-from eggroll.runs.directory import Run, versions
+from eggroll.runs.directory import Run, settle, versions
 from eggroll.runs.lock import sitting
 from eggroll.runs.replaylog import Record
 from eggroll.training import donation, processes, replay, sittings
@@ -283,6 +283,7 @@ class _Loop:
                 f"{self.files.path}: nothing is left to do, {stop.value}: give it more "
                 "with --generations, --seconds or --samples"
             )
+        processes.by_first(lambda: settle(self.files))
         forget = lambda: metrics.forget_after(self.files.metrics, self.step)
         for trouble in processes.by_first(forget):
             self.report(trouble)

@@ -119,6 +119,19 @@ def test_what_would_make_it_another_run_cannot_change(tmp_path):
         runs.change(run, [("population", "64")])
 
 
+@pytest.mark.parametrize("asked", ["--seconds=1e-9", "--mesh.devices=999"])
+def test_settings_with_which_it_does_not_go_on_are_not_kept(finished, asked, capsys):
+    before = (finished.path / "config.yaml").read_bytes()
+    assert main(["train", "--resume", str(finished.path), asked]) != 0
+    assert (finished.path / "config.yaml").read_bytes() == before
+
+
+def test_settings_with_which_it_goes_on_are_kept(tmp_path):
+    run, _ = train(config(tmp_path, "generations=3"))
+    assert main(["train", "--resume", str(run.path), "--generations=5"]) == 0
+    assert runs.load(run.path).config.budget.generations == 5
+
+
 def test_damaged_figures_are_told_and_the_run_goes_on(tmp_path, capsys):
     run, _ = train(config(tmp_path, "generations=3"))
     lines = run.metrics.read_text().splitlines(keepends=True)
