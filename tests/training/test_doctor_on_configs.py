@@ -16,7 +16,13 @@ from tests.test_configs import FOLDER, RUNS, skip_if_missing
 
 # What takes two cores longer than some minutes, small as it is here.
 DEAR = ("ant", "humanoid", "craftax", "kinetix")
-FEW = [("generations", "12"), ("evaluate_every", "6"), ("target", "null")]
+SMALL = [("population", "64"), ("task.hidden", "[32, 32]"), ("task.max_steps", "100")]
+FEW = [
+    ("generations", "12"),
+    ("seconds", "null"),
+    ("evaluate_every", "6"),
+    ("target", "null"),
+]
 
 
 @pytest.mark.slow
@@ -27,7 +33,7 @@ def test_nothing_is_said_of_what_is_shipped(path, algorithm, tmp_path):
         pytest.skip("it takes too long")
     overrides = [("algorithm", algorithm), ("output", str(tmp_path)), *FEW]
     if path.parent == FOLDER / "rl/paper":
-        overrides.append(("population", "256"))
+        overrides += SMALL
     if path.parent == FOLDER / "language":
         overrides.append(("corpus", str(folder_of(tmp_path / "texts", 200))))
     config = load(path, overrides)
