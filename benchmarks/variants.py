@@ -13,7 +13,7 @@ import json
 import statistics
 from typing import Any
 
-from benchmarks.control import ROOT, mean_and_error, train
+from benchmarks.control_runs import ROOT, mean_and_error, train
 
 
 RESULTS = ROOT / "benchmarks" / "results" / "variants.json"
