@@ -167,7 +167,7 @@ def change(run: Run, overrides: Iterable[tuple[str, str]]) -> Run:
     """
     run = changed(run, overrides)
     with sitting(run.path):
-        settle(run)
+        write_settings(run.path, run.config)
     return run
 
 

@@ -1,6 +1,7 @@
 """A generation carries what its noise needs, and refuses other strategies."""
 
 import dataclasses
+import functools
 import pickle
 import subprocess
 import sys
@@ -80,9 +81,9 @@ def test_what_does_not_touch_the_noise_may_differ():
     other = dataclasses.replace(
         FLOAT, chunk_size=2, strict=True, memory_bytes=2**20, rank=3
     )
-    jax.tree.map(
-        np.testing.assert_array_equal, *(tell(es, generation) for es in (FLOAT, other))
-    )
+    # But for rounding: on some processors XLA multiplies and adds in one there, or two.
+    alike = functools.partial(np.testing.assert_allclose, rtol=1e-6)
+    jax.tree.map(alike, *(tell(es, generation) for es in (FLOAT, other)))
 
 
 def test_sigma_of_a_schedule_is_that_of_the_step_asked_for():
