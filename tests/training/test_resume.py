@@ -119,7 +119,10 @@ def test_what_would_make_it_another_run_cannot_change(tmp_path):
         runs.change(run, [("population", "64")])
 
 
-@pytest.mark.parametrize("asked", ["--seconds=1e-9", "--mesh.devices=999"])
+@pytest.mark.parametrize(
+    "asked",
+    ["--seconds=1e-9", pytest.param("--mesh.devices=999", marks=pytest.mark.slow)],
+)
 def test_settings_with_which_it_does_not_go_on_are_not_kept(finished, asked, capsys):
     before = (finished.path / "config.yaml").read_bytes()
     assert main(["train", "--resume", str(finished.path), asked]) != 0
