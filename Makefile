@@ -6,8 +6,8 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
 PYTHON_NEWEST ?= python3.13
 EXTRAS ?= cli,dev,rl
 PYTEST_FLAGS ?= -n auto
-# Small programs are compiled rather than run: without optimisation, in two thirds of the
-# time. (The slow tests, which run, are compiled as users have it.)
+# Small programs are compiled rather than run: without optimisation (tests/conftest.py),
+# in half of the time. (The slow tests, which run, are compiled as users have it.)
 QUICK := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0"
 
 BIN := .venv/bin

@@ -124,10 +124,20 @@ def test_an_optimiser_loads_nothing_of_the_machinery():
     assert loaded & {*EXTRA, *(f"eggroll.{room}" for room in MACHINERY)} == set()
 
 
+def test_the_import_loads_little_more_than_that_of_optax():
+    ours, theirs = (
+        set(printed(f"import sys, {package}; print(*sys.modules)"))
+        for package in ("eggroll", "optax")
+    )
+    assert len(ours - theirs) <= 140
+
+
+@pytest.mark.slow  # and alone: beside other work it is measured wrongly
 def test_the_import_costs_little_more_than_that_of_optax():
     def seconds(package: str) -> float:
-        # Of the processor, which other work on the machine does not prolong.
         program = f"import time, {package}; print(time.process_time())"
-        return min(float(printed(program)[0]) for _ in range(5))
+        return float(printed(program)[0])
 
-    assert seconds("eggroll") <= seconds("optax") + 0.3
+    pairs = [(seconds("eggroll"), seconds("optax")) for _ in range(5)]
+    ours, theirs = (min(times) for times in zip(*pairs, strict=True))
+    assert ours <= 1.4 * theirs  # 0.3 s on most machines

@@ -231,8 +231,12 @@ class Guard:
                 thread.start()
             for thread in threads:
                 thread.join()
-        except BaseException:  # Ctrl-C
-            waiting.clear()
+        except BaseException as error:  # Ctrl-C
+            troubles.append(error)  # nobody takes another
+            for thread in threads:
+                while thread.is_alive():  # and may just have started a process
+                    end(self._workers)
+                    thread.join(0.1)
             end(self._workers)
             raise
         if troubles:

@@ -79,9 +79,9 @@ class Worker:
 
     def kill(self) -> None:
         """Ends the process now, and those that it has started."""
-        if self.process is not None:
-            _kill(self.process)
-            self.process = None
+        process, self.process = self.process, None
+        if process is not None:
+            _kill(process)
 
     def _started(self) -> subprocess.Popen:
         program = BOOT.format(paths=self._greeting[0])

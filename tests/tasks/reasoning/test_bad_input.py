@@ -10,7 +10,7 @@ from eggroll.cli.main import main
 from tests.support import tiny_llm
 
 
-REWARDS = "tests.support.reasoning_rewards:"
+REWARDS = "reasoning_rewards:"
 ROWS = [{"prompt": f"say {i}", "answer": str(i)} for i in range(9)]
 
 

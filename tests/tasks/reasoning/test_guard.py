@@ -237,12 +237,13 @@ def test_a_killed_worker_is_replaced(guard):
     assert scored(guard, ["well"] * 20).failed == {}
 
 
-def test_ctrl_c_ends_a_score_and_its_workers():
+@pytest.mark.parametrize("when", [0.02, 0.5], ids=["as they start", "later"])
+def test_ctrl_c_ends_a_score_and_its_workers(when):
     # Which is ignored where the tests run in the background of a shell.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     guard = Guard(find("reasoning_rewards:behave"), deadline=60)
     scored(guard, ["well"])
-    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Timer(when, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     begun = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
