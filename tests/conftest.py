@@ -1,21 +1,11 @@
 """What all tests share. Imports no package of ours, so that each test may."""
 
-import importlib.metadata
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 
-# Eight simulated devices, before JAX starts: sharding is tested on any machine, and a
-# test that asks for no mesh runs on the first of them as it would on a single one.
-flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-# Who asks for quick compilation (the Makefile) gets it, as far as this XLA knows how.
-if "--xla_backend_optimization_level=0" in flags:
-    flags += " --xla_cpu_parallel_codegen_split_count=1"
-    if importlib.metadata.version("jaxlib").startswith("0.10."):
-        flags += " --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = flags
 # Many tests compile the same small programs: the second time takes a tenth.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache")
@@ -25,6 +15,21 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
 import pytest
+
+
+def xla_flags(given: str) -> str:
+    """Those of the tests, for XLA as it is installed."""
+    # Eight simulated devices: sharding is tested on any machine, and a test that asks
+    # for no mesh runs on the first of them as it would on a single one.
+    flags = [given, "--xla_force_host_platform_device_count=8"]
+    if "--xla_backend_optimization_level=0" in given:  # the Makefile is in a hurry
+        flags.append("--xla_cpu_parallel_codegen_split_count=1")
+        if jax.__version_info__ < (0, 11):
+            flags.append("--xla_cpu_use_fusion_emitters=false")
+    return " ".join(flags)
+
+
+os.environ["XLA_FLAGS"] = xla_flags(os.environ.get("XLA_FLAGS", ""))  # read later
 
 
 @pytest.fixture

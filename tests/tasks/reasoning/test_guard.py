@@ -237,18 +237,43 @@ def test_a_killed_worker_is_replaced(guard):
     assert scored(guard, ["well"] * 20).failed == {}
 
 
-@pytest.mark.parametrize("when", [0.02, 0.5], ids=["as they start", "later"])
-def test_ctrl_c_ends_a_score_and_its_workers(when):
+def test_ctrl_c_ends_a_score_and_its_workers():
     # Which is ignored where the tests run in the background of a shell.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     guard = Guard(find("reasoning_rewards:behave"), deadline=60)
     scored(guard, ["well"])
-    timer = threading.Timer(when, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     begun = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
         scored(guard, ["sleep"] * 4)
     assert time.perf_counter() - begun < 10
+    assert all(worker.process is None for worker in guard._workers)
+    assert scored(guard, ["well"]).scores == [1]
+    guard.close()
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_workers_that_were_about_to_start(monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    guard = Guard(find("reasoning_rewards:behave"), deadline=60)
+    start, asked = subprocess.Popen, threading.Event()
+
+    def late(*args, **options):
+        asked.set()
+        time.sleep(0.3)
+        return start(*args, **options)
+
+    def interrupt():
+        asked.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", late)
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            scored(guard, ["well"] * 4)
+    time.sleep(0.5)
     assert all(worker.process is None for worker in guard._workers)
     assert scored(guard, ["well"]).scores == [1]
     guard.close()
