@@ -39,8 +39,8 @@ def sigma_too_small(case: Case) -> Finding | None:
 
 
 def sigma_too_large(case: Case) -> Finding | None:
-    """Members that have little in common with the parameters."""
-    share = case.sigma / case.late("parameters/rms")
+    """Members that have little in common with the parameters, now and later."""
+    share = min(case.sigma, case.final_sigma) / case.late("parameters/rms")
     if not (share > 3 and is_noise(case) and not improves(case)):
         return None
     return Finding(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from eggroll.config.bounds import INT32_MAX
 from eggroll.config.pieces import Schedule
 from eggroll.errors import UserError
 from eggroll.training import instantiate
@@ -61,6 +62,15 @@ class Case(NamedTuple):
     @property
     def sigma(self) -> float:
         """As it was at the last step; NaN if it cannot be known."""
+        last = max((row["step"] for row in self.rows), default=0)
+        return self._sigma_at(last)
+
+    @property
+    def final_sigma(self) -> float:
+        """As it is where its schedule ends; NaN if it cannot be known."""
+        return self._sigma_at(INT32_MAX)
+
+    def _sigma_at(self, step: float) -> float:
         adapted = self.of("sigma")
         if len(adapted):
             return float(adapted[-1])
@@ -69,8 +79,7 @@ class Case(NamedTuple):
             made = instantiate.schedule(parsed)
         except UserError:
             return np.nan
-        last = max((row["step"] for row in self.rows), default=0)
-        return float(np.asarray(made(last))) if callable(made) else made
+        return float(np.asarray(made(step))) if callable(made) else made
 
     @property
     def move(self) -> float:

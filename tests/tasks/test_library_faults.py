@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eggroll import UserError
 from tasks.control import Control
 from tasks.control.adapters import make
 from tasks.control.environment import check_options, library
@@ -355,3 +356,16 @@ def test_what_a_library_prints_as_it_is_imported_is_not_passed_on(
     monkeypatch.syspath_prepend(tmp_path)
     assert library("noisy", extra="rl").__name__ == "noisy"
     assert capfd.readouterr().out == ""
+
+
+def test_what_cannot_be_downloaded_is_told_in_a_line(monkeypatch):
+    gymnax = pytest.importorskip("gymnax")
+
+    def offline(name):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(gymnax, "make", offline)
+    with pytest.raises(
+        UserError, match=r"downloads .*, which failed: no route to host"
+    ):
+        make("gymnax/MNISTBandit-bsuite")

@@ -57,6 +57,13 @@ def names(case):
 
 
 RISING = np.linspace(0, 4, STEPS) + 0.1 * np.cos(np.arange(STEPS))
+
+
+def falling(end):
+    schedule = {"start": 0.5, "end": end, "steps": 1000, "kind": "exponential"}
+    return {"sigma": schedule}
+
+
 SOLVED = {
     "fitness/mean": np.where(np.arange(STEPS) < 9, 20.0, 500.0),
     "fitness/best": 500.0,
@@ -134,6 +141,12 @@ def test_nothing_is_said_of_what_is_well(well):
             "sigma too large",
             case({"strategy": {"sigma": 0.5}}, **{"gradient/agreement": 0.0}),
         ),
+        (
+            "sigma too large",
+            case({"strategy": falling(0.4)}, **{"gradient/agreement": 0.0}),
+        ),
+        # which a schedule lowers in time
+        ("no signal", case({"strategy": falling(0.01)}, **{"gradient/agreement": 0.0})),
         ("learning rate too high", case(**{"update/rms": 0.2})),
         ("learning rate too low", case(**{"update/rms": 1e-6})),
         ("one leaf explodes", case(**{"update/largest": 3.0})),
