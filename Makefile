@@ -7,7 +7,7 @@ PYTHON_NEWEST ?= python3.13
 EXTRAS ?= cli,dev,rl
 PYTEST_FLAGS ?= -n auto
 # Small programs are compiled rather than run: without optimisation (tests/conftest.py),
-# in half of the time. (The slow tests, which run, are compiled as users have it.)
+# a step of two layers in a third of the time. (The slow tests are compiled as users have it.)
 QUICK := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0"
 
 BIN := .venv/bin

@@ -140,4 +140,4 @@ def test_the_import_costs_little_more_than_that_of_optax():
 
     pairs = [(seconds("eggroll"), seconds("optax")) for _ in range(5)]
     ours, theirs = (min(times) for times in zip(*pairs, strict=True))
-    assert ours <= 1.4 * theirs  # 0.3 s on most machines
+    assert ours <= 1.3 * theirs

@@ -121,7 +121,8 @@ def test_every_name_of_a_library_runs_or_is_refused_in_a_line(library):
     assert failures(names, one) == {}
 
 
-def test_every_name_of_gymnasium_runs_or_is_refused_in_a_line():
+def test_every_name_of_gymnasium_runs_or_is_refused_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where MuJoCo leaves a log
     gymnasium = pytest.importorskip(
         "gymnasium", reason="pip install 'eggroll-jax[rl-host]'"
     )
