@@ -132,12 +132,11 @@ def test_the_import_loads_little_more_than_that_of_optax():
     assert len(ours - theirs) <= 140
 
 
-@pytest.mark.slow  # and alone: beside other work it is measured wrongly
+@pytest.mark.slow  # beside other tests, and on a slow processor, it takes longer
 def test_the_import_costs_little_more_than_that_of_optax():
     def seconds(package: str) -> float:
+        # Of the processor, which other work on the machine does not prolong.
         program = f"import time, {package}; print(time.process_time())"
-        return float(printed(program)[0])
+        return min(float(printed(program)[0]) for _ in range(5))
 
-    pairs = [(seconds("eggroll"), seconds("optax")) for _ in range(5)]
-    ours, theirs = (min(times) for times in zip(*pairs, strict=True))
-    assert ours <= 1.3 * theirs
+    assert seconds("eggroll") <= seconds("optax") + 0.3
