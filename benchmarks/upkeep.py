@@ -54,7 +54,7 @@ CASES = {
     ),
     "10 million parameters": Case(
         "supervised/regression.yaml",
-        100,
+        400,
         {
             "task.hidden": "[1024, 2048, 2048, 1664]",
             "task.validation_size": "16",
@@ -64,7 +64,7 @@ CASES = {
     ),
     "almost no work": Case(
         "supervised/regression.yaml",
-        1000,
+        5000,
         {
             "task.hidden": "[4]",
             "task.batch_size": "1",

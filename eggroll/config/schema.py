@@ -217,7 +217,9 @@ class Config:
         optimizer: What turns gradients into updates.
         budget: When the run ends.
         evaluate_every: Steps between validations.
-        checkpoint_every: Steps between checkpoints; the last step always has one.
+        checkpoint_every: Steps between checkpoints; None: a hundred, or as many hundreds
+            as it takes for their writing to be a fiftieth of the time. The last step
+            always has one.
         checkpoint_seconds: Seconds after which there is another in any case; None: by
             steps alone.
         keep_checkpoints: How many of them stay, the newest.
@@ -247,7 +249,7 @@ class Config:
     optimizer: OptimizerConfig = OptimizerConfig()
     budget: BudgetConfig
     evaluate_every: Count = 10
-    checkpoint_every: Count = 100
+    checkpoint_every: Count | None = None
     checkpoint_seconds: Positive | None = None
     keep_checkpoints: Count = 3
     keep_best: bool = True

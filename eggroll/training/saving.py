@@ -25,6 +25,8 @@ from eggroll.training.state import State
 
 
 PREFIX = "validation/"  # of figures, the headline one first
+EVERY = 100  # steps between checkpoints where nothing is asked for,
+PATIENCE = 50  # and at least so many times as long as one takes to be written
 
 
 class Saving:
@@ -52,6 +54,7 @@ class Saving:
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._pending: concurrent.futures.Future[None] | None = None
         self._saved_at = time.monotonic()
+        self._took = 0.0  # seconds to write the last one
 
     def begin(self, step: int, facts: dict[str, Any]) -> None:
         """Begins a log of the steps after this one, in place of what was there.
@@ -85,11 +88,13 @@ class Saving:
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint is: by its number, or by this process's clock."""
-        seconds = self.config.checkpoint_seconds
+        every, seconds = self.config.checkpoint_every, self.config.checkpoint_seconds
         waited = time.monotonic() - self._saved_at
-        return step % self.config.checkpoint_every == 0 or (
-            seconds is not None and waited >= seconds
-        )
+        if seconds is not None and waited >= seconds:
+            return True
+        if every is None:
+            return step % EVERY == 0 and waited >= PATIENCE * self._took
+        return step % every == 0
 
     def save(
         self,
@@ -120,6 +125,7 @@ class Saving:
         finish = log.cut() if log is not None else lambda: None
 
         def write() -> None:
+            began = time.monotonic()
             settle()
             finish()
             digests = self.checkpoints.save(step, state, facts, spare=stays)
@@ -128,6 +134,7 @@ class Saving:
                 if self.config.replay_log == "recent":
                     oldest = min(self.checkpoints.steps())
                     replaylog.forget_before(self._directory, oldest)
+            self._took = time.monotonic() - began
 
         if jax.process_count() > 1:
             write()

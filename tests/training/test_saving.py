@@ -8,6 +8,7 @@ from toyrun import config, train
 
 from eggroll import UserError
 from eggroll.runs import Checkpoints, digests
+from eggroll.training import saving
 
 
 def test_the_loop_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
@@ -74,3 +75,14 @@ def test_checkpoints_come_by_the_clock_too(tmp_path):
     often = "checkpoint_every=1000", "checkpoint_seconds=1e-6", "keep_checkpoints=99"
     run, _ = train(config(tmp_path, *often, "generations=4"))
     assert Checkpoints(run.checkpoints).steps() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("patience, steps", [(0, [0, 2, 4, 5]), (1e9, [0, 5])])
+def test_by_default_checkpoints_are_as_rare_as_they_are_dear(
+    patience, steps, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(saving, "EVERY", 2)
+    monkeypatch.setattr(saving, "PATIENCE", patience)
+    every = "checkpoint_every=null", "keep_checkpoints=99"
+    run, _ = train(config(tmp_path, *every, "generations=5"))
+    assert Checkpoints(run.checkpoints).steps() == steps
