@@ -12,6 +12,8 @@ os.environ.setdefault(
 )
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="eggroll-state-")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# Those that start a Python have it read our sources compiled, as if installed.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import jax
 import pytest

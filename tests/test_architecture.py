@@ -135,8 +135,10 @@ def test_the_import_loads_little_more_than_that_of_optax():
 @pytest.mark.slow  # beside other tests, and on a slow processor, it takes longer
 def test_the_import_costs_little_more_than_that_of_optax():
     def seconds(package: str) -> float:
-        # Of the processor, which other work on the machine does not prolong.
+        # Of the processor, which other work on the machine does not prolong much.
         program = f"import time, {package}; print(time.process_time())"
-        return min(float(printed(program)[0]) for _ in range(5))
+        return float(printed(program)[0])
 
-    assert seconds("eggroll") <= seconds("optax") + 0.3
+    turns = [(seconds("eggroll"), seconds("optax")) for _ in range(8)]
+    ours, theirs = map(min, zip(*turns, strict=True))
+    assert ours <= theirs + 0.3
