@@ -206,9 +206,11 @@ class Guard:
         )
         done: list[Any] = [None] * len(jobs)
         troubles: list[BaseException] = []
+        busy: set[Worker] = set()
         many = len(self._workers)
 
         def work(worker: Worker) -> None:
+            busy.add(worker)
             while not troubles and (taken := _taken(waiting, many)):
                 try:
                     worker.ready()
@@ -221,6 +223,7 @@ class Guard:
                 except BaseException as error:
                     troubles.append(error)
                 waiting.extendleft(reversed(taken))  # which the dead did not come to
+            busy.discard(worker)
 
         threads = [
             threading.Thread(target=work, args=(worker,), daemon=True)
@@ -233,10 +236,9 @@ class Guard:
                 thread.join()
         except BaseException as error:  # Ctrl-C
             troubles.append(error)  # nobody takes another
-            for thread in threads:
-                while thread.is_alive():  # and may just have started a process
-                    end(self._workers)
-                    thread.join(0.1)
+            while busy:  # maybe with starting a process; (`is_alive` is wrong of a
+                end(self._workers)  # thread whose `join` was interrupted)
+                time.sleep(0.01)
             end(self._workers)
             raise
         if troubles:

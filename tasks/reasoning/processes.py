@@ -62,7 +62,7 @@ class Worker:
                     break
             else:
                 return
-        self.kill()
+        self._end(process)
         if answer is None:
             code = process.returncode
             over = watch.is_late or -code == getattr(signal, "SIGXCPU", 0)
@@ -79,9 +79,14 @@ class Worker:
 
     def kill(self) -> None:
         """Ends the process now, and those that it has started."""
-        process, self.process = self.process, None
-        if process is not None:
-            _kill(process)
+        if (process := self.process) is not None:
+            self._end(process)
+
+    def _end(self, process: subprocess.Popen) -> None:
+        """Ends this one, and no other that has been started since."""
+        if self.process is process:
+            self.process = None
+        _kill(process)
 
     def _started(self) -> subprocess.Popen:
         program = BOOT.format(paths=self._greeting[0])
@@ -99,7 +104,7 @@ class Worker:
         ended = late if watch.is_late else "the process has ended"
         trouble = json.loads(line)[0] if line else ended
         if trouble:
-            self.kill()
+            self._end(process)
             last = trouble.strip().splitlines()[-1]
             raise UserError(
                 f"the reward does not load in a worker process: {last}\n\n{trouble}"

@@ -14,6 +14,7 @@ from adversarial import OWN, adversarial
 
 from eggroll import UserError
 from tasks.reasoning.guard import Guard, worst_of
+from tasks.reasoning.processes import Watch
 from tasks.reasoning.rewards import find
 from tasks.reasoning.verifier import Function
 
@@ -237,16 +238,23 @@ def test_a_killed_worker_is_replaced(guard):
     assert scored(guard, ["well"] * 20).failed == {}
 
 
-def test_ctrl_c_ends_a_score_and_its_workers():
-    # Which is ignored where the tests run in the background of a shell.
+@pytest.mark.parametrize("processes, late", [(2, 0), (1, 1)])
+def test_ctrl_c_ends_a_score_and_its_workers(processes, late, monkeypatch):
+    leave = Watch.__exit__
+    slowly = lambda *args: (time.sleep(late), leave(*args))[1]
+    monkeypatch.setattr(Watch, "__exit__", slowly)
+    # It is ignored where the tests run in the background of a shell.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    guard = Guard(find("reasoning_rewards:behave"), deadline=60)
+    reward = find("reasoning_rewards:behave")
+    guard = Guard(reward, processes=processes, deadline=60)
     scored(guard, ["well"])
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    begun = time.perf_counter()
+    begun, known = time.perf_counter(), {*threading.enumerate()}
     with pytest.raises(KeyboardInterrupt):
         scored(guard, ["sleep"] * 4)
+    time.sleep(0.05)
+    assert {*threading.enumerate()} <= known  # others could end what comes next
     assert time.perf_counter() - begun < 10
     assert all(worker.process is None for worker in guard._workers)
     assert scored(guard, ["well"]).scores == [1]
