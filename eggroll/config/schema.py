@@ -217,9 +217,9 @@ class Config:
         optimizer: What turns gradients into updates.
         budget: When the run ends.
         evaluate_every: Steps between validations.
-        checkpoint_every: Steps between checkpoints; None: a hundred, or as many hundreds
-            as it takes for their writing to be a fiftieth of the time. The last step
-            always has one.
+        checkpoint_every: Steps between checkpoints; None: a hundred, or as many
+            hundreds as it takes for their writing to be a fiftieth of the time. The
+            last step always has one.
         checkpoint_seconds: Seconds after which there is another in any case; None: by
             steps alone.
         keep_checkpoints: How many of them stay, the newest.

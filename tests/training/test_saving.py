@@ -77,7 +77,7 @@ def test_checkpoints_come_by_the_clock_too(tmp_path):
     assert Checkpoints(run.checkpoints).steps() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("patience, steps", [(0, [0, 2, 4, 5]), (1e9, [0, 5])])
+@pytest.mark.parametrize(("patience", "steps"), [(0, [0, 2, 4, 5]), (1e9, [0, 5])])
 def test_by_default_checkpoints_are_as_rare_as_they_are_dear(
     patience, steps, tmp_path, monkeypatch
 ):

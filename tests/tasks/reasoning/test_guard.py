@@ -238,7 +238,7 @@ def test_a_killed_worker_is_replaced(guard):
     assert scored(guard, ["well"] * 20).failed == {}
 
 
-@pytest.mark.parametrize("processes, late", [(2, 0), (1, 1)])
+@pytest.mark.parametrize(("processes", "late"), [(2, 0), (1, 1)])
 def test_ctrl_c_ends_a_score_and_its_workers(processes, late, monkeypatch):
     leave = Watch.__exit__
     slowly = lambda *args: (time.sleep(late), leave(*args))[1]
