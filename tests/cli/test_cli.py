@@ -139,13 +139,7 @@ def without(package: str, *words: object) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize(
-    "package",
-    [
-        pytest.param(x, marks=[pytest.mark.slow] if i else [])
-        for i, x in enumerate(EXTRA)
-    ],
-)
+@pytest.mark.parametrize("package", EXTRA)
 def test_a_missing_extra_is_told_in_one_line(path, package):
     found = without(package, "train", path)
     said = f"eggroll: {package} is not installed: pip install 'eggroll-jax[cli]'\n"
@@ -198,8 +192,10 @@ def wait_for_step(metrics: Path, step: int) -> None:
     raise TimeoutError(metrics)
 
 
-@pytest.mark.slow  # tests/training/test_resume.py stops runs in a process that is there
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+INTERRUPTED = pytest.param(signal.SIGINT, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, INTERRUPTED])
 def test_a_process_that_is_stopped_anywhere_resumes_to_the_same_parameters(
     path, tmp_path, number
 ):

@@ -15,6 +15,8 @@ CHUNK = 250  # at most: chunks are evened out, to 241 of 4,097 members for one
 KNOWN = Program((4, 16, 16, 2), "shared", 1, "rademacher", 8192)
 FEW = [
     KNOWN,
+    Program((3, 16, 2), "own", 2, "gaussian", 4097, "outputs"),
+    Program((4, 32, 32, 2), "batched", 1, "gaussian", 4098),
     IntegerProgram((4, 16, 16, 2), "shared", 1, "rademacher", 8192),
 ]
 INPUTS = ["shared", "own", "batched"]
@@ -28,8 +30,6 @@ SHAPES = [
 ]
 POPULATIONS = [4096, 131_074, 8192, 65_537, 4097]
 MANY = [
-    Program((3, 16, 2), "own", 2, "gaussian", 4097, "outputs"),
-    Program((4, 32, 32, 2), "batched", 1, "gaussian", 4098),
     *battery(Program, SHAPES, ["shared"], [1], [*POPULATIONS, 16_384], each=6),
     *battery(Program, SHAPES, ["own", "batched"], [1], POPULATIONS, each=2),
     *battery(Program, SHAPES, INPUTS, [2, None], POPULATIONS),

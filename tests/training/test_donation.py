@@ -23,7 +23,6 @@ WAYS = {
     ),
     "gradients": ("Line", "algorithm=backprop"),
 }
-QUICK = "evolution", "gradients"
 
 
 @pytest.fixture
@@ -33,10 +32,7 @@ def large(monkeypatch):
     monkeypatch.setattr(donation, "LEAF", 8)
 
 
-@pytest.mark.parametrize(
-    "way",
-    [pytest.param(x, marks=[] if x in QUICK else [pytest.mark.slow]) for x in WAYS],
-)
+@pytest.mark.parametrize("way", WAYS)
 def test_steps_are_the_same(way, tmp_path, request):
     task, *words = WAYS[way]
     usual, one = train(config(tmp_path / "usual", *words, task=task))
