@@ -61,8 +61,8 @@ def _frame(environment: Environment, state: PyTree, time: int, total: float) -> 
 
 def _cannot_be_drawn(environment: Environment) -> UserError:
     return UserError(
-        f"{environment.name} cannot be drawn. These can: brax, craftax, jumanji, navix "
-        "and pgx; of gymnax, classic control and all that observes a grid, such as "
-        "MinAtar; of jaxmarl, MPE; and your own, with a method `render`: "
-        "docs/own-environment.md"
+        f"{environment.name} cannot be drawn. These can: brax, craftax, jumanji, "
+        "mujoco_playground, navix and pgx; of gymnax, classic control and all that "
+        "observes a grid, such as MinAtar; of jaxmarl, MPE; and your own, with a "
+        "method `render`: docs/own-environment.md"
     )

@@ -217,7 +217,7 @@ def test_a_bare_name_of_two_libraries_is_refused_naming_both(monkeypatch):
 
     monkeypatch.setattr(craftax, "NAMES", ("CartPole-v1",))
     monkeypatch.setattr(adapters.importlib.util, "find_spec", lambda name: name)
-    for name in ("brax", "jaxmarl", "jumanji", "navix", "pgx"):
+    for name in ("brax", "jaxmarl", "jumanji", "mujoco_playground", "navix", "pgx"):
         monkeypatch.delitem(adapters.ADAPTERS, name)
     both = "'craftax/CartPole-v1' or 'gymnax/CartPole-v1'"
     with pytest.raises(ValueError, match=both):

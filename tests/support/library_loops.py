@@ -108,6 +108,21 @@ def brax(name: str, **options: Any) -> Loop:
     return Loop(env.reset, step)
 
 
+def playground(name: str, **options: Any) -> Loop:
+    from brax.envs.wrappers.training import EpisodeWrapper
+    from mujoco_playground import registry
+
+    env = registry.load(name, config_overrides={"impl": "jax"})
+    env = EpisodeWrapper(env, **options)  # as its own `wrap_for_brax_training`
+
+    def step(state, key):
+        action = jax.random.uniform(key, (env.action_size,), minval=-1, maxval=1)
+        state = env.step(state, action)
+        return state, state.reward, state.done.astype(bool)
+
+    return Loop(env.reset, step)
+
+
 def pgx(name: str) -> Loop:
     import pgx
 

@@ -71,6 +71,20 @@ def brax() -> tuple[Callable, Callable]:
     )
 
 
+def playground() -> tuple[Callable, Callable]:
+    from mujoco_playground import registry
+
+    environment = registry.load("CartpoleBalance", config_overrides={"impl": "jax"})
+
+    def see(state):
+        return Seen(state, state.obs, state.reward, state.done)
+
+    return (
+        lambda key: see(environment.reset(key)),
+        lambda seen, action, key: see(environment.step(seen.state, action)),
+    )
+
+
 def craftax() -> tuple[Callable, Callable]:
     from craftax.craftax_env import make_craftax_env_from_name
 
@@ -197,10 +211,11 @@ CASES = {
     "jaxmarl": Case("jaxmarl/MPE_simple_spread_v3", {}, jaxmarl),
     "jumanji, joint mask": Case("jumanji/Tetris-v0", {}, jumanji("Tetris-v0")),
     "brax": Case("brax/inverted_double_pendulum", {}, brax),
+    "playground": Case("mujoco_playground/CartpoleBalance", {}, playground),
     "kinetix": Case("kinetix/s/h1_thrust_over_ball", {}, kinetix),
     "craftax": Case("craftax/Craftax-Classic-Symbolic-v1", {}, craftax),
 }
-SLOW = {"brax", "craftax", "kinetix"}  # to compile
+SLOW = {"brax", "craftax", "kinetix", "playground"}  # to compile
 each_case = pytest.mark.parametrize(
     "case",
     [
@@ -371,3 +386,23 @@ def test_battles_are_won_that_have_jaxmarls_bonus_for_it(name, options):
     expected = jax.jit(jax.vmap(bonus))(jnp.arange(64))
     assert 0 < expected.sum() < 64
     np.testing.assert_array_equal(episodes.won, expected)
+
+
+@needs("mujoco_playground")
+def test_robots_whose_models_are_not_there_are_refused_not_downloaded(
+    tmp_path, monkeypatch
+):
+    from mujoco_playground._src import mjx_env
+
+    monkeypatch.setattr(mjx_env, "MENAGERIE_PATH", tmp_path / "absent")
+    monkeypatch.setattr(mjx_env, "ensure_menagerie_exists", pytest.fail)
+    with pytest.raises(ValueError, match="This downloads them: python -c"):
+        make("mujoco_playground/Go1JoystickFlatTerrain")
+
+
+@needs("mujoco_playground")
+def test_options_of_playground_are_those_of_its_configurations():
+    environment = make("mujoco_playground/PendulumSwingup", action_repeat=3)
+    assert environment.step_limit == 334  # of 1,000 steps
+    with pytest.raises(ValueError, match="Did you mean 'ctrl_dt'"):
+        make("mujoco_playground/PendulumSwingup", ctrl_d=0.1)

@@ -26,8 +26,17 @@ pytestmark = pytest.mark.slow
 
 MEMBERS, STEPS = 4, 3
 LONGEST = 300  # seconds of a processor, for one name
-LIBRARIES = ("brax", "craftax", "gymnax", "jaxmarl", "jumanji", "navix", "pgx")
-TRACED = ("brax", "jaxmarl", "navix")
+LIBRARIES = (
+    "brax",
+    "craftax",
+    "gymnax",
+    "jaxmarl",
+    "jumanji",
+    "mujoco_playground",
+    "navix",
+    "pgx",
+)
+TRACED = ("brax", "jaxmarl", "mujoco_playground", "navix")
 
 
 def generation(*, executed: bool = True, **task: Any) -> None:

@@ -97,6 +97,13 @@ CASES = {
         lambda: libraries.brax("inverted_double_pendulum", episode_length=6),
         {"step_limit": 6},
     ),
+    "playground": Case(
+        "mujoco_playground/PendulumSwingup",
+        lambda: libraries.playground(
+            "PendulumSwingup", episode_length=200, action_repeat=3
+        ),
+        {"episode_length": 200, "action_repeat": 3},
+    ),
     "pgx": Case("pgx/2048", lambda: libraries.pgx("2048")),
     "jaxmarl": Case(
         "jaxmarl/MPE_simple_spread_v3",

@@ -33,6 +33,7 @@ DRAWABLE = {
     "jaxmarl/MPE_simple_spread_v3": False,
     "brax/inverted_double_pendulum": True,  # slow to compile
     "craftax/Craftax-Classic-Symbolic-v1": True,
+    "mujoco_playground/CartpoleBalance": True,
 }
 
 

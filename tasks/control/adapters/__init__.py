@@ -19,6 +19,7 @@ ADAPTERS: dict[str, str] = {
     "jaxmarl": "tasks.control.adapters.jaxmarl:make",
     "jumanji": "tasks.control.adapters.jumanji:make",
     "kinetix": "tasks.control.adapters.kinetix:make",
+    "mujoco_playground": "tasks.control.adapters.mujoco_playground:make",
     "navix": "tasks.control.adapters.navix:make",
     "pgx": "tasks.control.adapters.pgx:make",
 }
