@@ -11,7 +11,7 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache")
 )
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="eggroll-state-")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Those that start a Python have it read our sources compiled, as if installed.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

@@ -35,6 +35,7 @@ _MANY, _FEW_VALUES = 8, 2**14
 _BLOCKS = 8  # of pairs, for which the generator runs in turn: they stay in cache
 
 
+@jax.jit  # so that it is lowered once, however often it is called
 def threefry2x32(
     key: tuple[UInt32[Any, "..."], UInt32[Any, "..."]],
     counter: tuple[UInt32[Any, "..."], UInt32[Any, "..."]],
@@ -168,7 +169,7 @@ def _decoded(
     ]
 
 
-@jax.jit
+@jax.jit  # so that it is lowered once, however often it is called
 def _nth(
     stacks: Sequence[Shaped[Array, "leaves ..."]], number: UInt32[Array, ""]
 ) -> tuple[Shaped[Array, "..."], ...]:
@@ -289,9 +290,11 @@ def _leaf_keys(
             f"the leaves {', '.join(same)} would share their noise: their paths have "
             f"the same checksum; rename one"
         )
-    zero, words = np.uint32(0), jax.random.key_data(key)
-    leaf = threefry2x32((words[0], words[1]), (zero, np.array(names, np.uint32)))
     # Two words of the leaf's own stream, each folded from a call of the generator.
-    call = np.arange(2, dtype=np.uint32)[None]
-    x, y = threefry2x32((leaf[0][:, None], leaf[1][:, None]), (zero, call))
-    return x ^ y
+    # (All of a call's arguments have the shape of the next one's: it is lowered once.)
+    name = np.repeat(np.array(names, np.uint32), 2)
+    zero, call = np.zeros_like(name), np.arange(len(name), dtype=np.uint32) % 2
+    first, second = (jnp.broadcast_to(x, name.shape) for x in jax.random.key_data(key))
+    leaf = threefry2x32((first, second), (zero, name))
+    x, y = threefry2x32(leaf, (zero, call))
+    return (x ^ y).reshape(-1, 2)

@@ -22,7 +22,11 @@ from eggroll.config import resolve
 from eggroll.training import Purpose, initial_state, key_for, prepare
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Of BinPack's own code, and of what JAX will refuse one day.
+    pytest.mark.filterwarnings("ignore:scatter inputs have incompat:FutureWarning"),
+]
 
 MEMBERS, STEPS = 4, 3
 LONGEST = 300  # seconds of a processor, for one name

@@ -35,8 +35,8 @@ def make(name: str, **options: Any) -> Environment:
 
     Raises:
         UserError: if there is no such library or environment (names the nearest), or
-            several libraries have it, or the library is not installed (says how to get
-            it).
+            several libraries have it, the library is not installed (says how to get
+            it), or what the library downloads for it cannot be had.
     """
     if ":" in name:
         cls = _load(name)
@@ -66,6 +66,12 @@ def make(name: str, **options: Any) -> Environment:
         raise
     except (TypeError, ValueError) as error:
         raise UserError(f"{name} cannot be made: {error}") from error
+    except OSError as error:  # levels of Sokoban, images of MNISTBandit
+        said = " ".join(f"{error}".split())
+        raise UserError(
+            f"{name} downloads what it needs, which failed: {said:.200}. Try again "
+            "where there is a connection, or take another environment."
+        ) from error
 
 
 def _full_name(name: str) -> str:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from eggroll import UserError
 from tasks.control.adapters.classic_drawing import CLASSIC
 from tasks.control.drawing import Image, grid
 from tasks.control.environment import Environment, check_name, check_options, library
@@ -30,18 +29,11 @@ def make(name: str, **options: Any) -> "Gymnax":
             `max_steps_in_episode`.
 
     Raises:
-        UserError: if there is no such environment, it has no such option, or what it
-            downloads cannot be had.
+        UserError: if there is no such environment, or it has no such option.
     """
     gymnax = library("gymnax", extra="rl")
     check_name(name, gymnax.registered_envs, library="gymnax")
-    try:
-        environment, parameters = gymnax.make(name)
-    except OSError as error:  # MNISTBandit-bsuite downloads its images
-        raise UserError(
-            f"gymnax/{name} downloads what it needs, which failed: {error}. Try again "
-            "where there is a connection, or take another environment."
-        ) from error
+    environment, parameters = gymnax.make(name)
     fields = {field.name for field in dataclasses.fields(parameters)}
     check_options(options, fields, environment=f"gymnax/{name}")
     parameters = parameters.replace(**options)

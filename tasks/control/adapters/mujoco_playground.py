@@ -57,8 +57,9 @@ def make(name: str, *, impl: str = "jax", **options: Any) -> "Playground":
     config = registry.get_default_config(name)
     check_options(options, list(config), environment=f"mujoco_playground/{name}")
     changes = options | ({"impl": impl} if "impl" in config else {})
+    config.update_from_flattened_dict(changes)
     try:
-        environment = registry.load(name, config_overrides=changes)
+        environment = registry.load(name, config=config)
     except RuntimeError as error:  # of Warp, and of what an implementation lacks
         raise UserError(f"mujoco_playground/{name} cannot be made: {error}") from error
     start = jax.eval_shape(environment.reset, jax.random.key(0))
