@@ -27,6 +27,7 @@ longer step.
 
 import abc
 import dataclasses
+import functools
 import math
 import numbers
 import typing
@@ -131,19 +132,22 @@ class Adaptation(abc.ABC):
             centre = None if centre is None else np.asarray(centre, np.float64)
             with jax.ensure_compile_time_eval(), jax.enable_x64(True):
                 whole = jax.tree.map(jnp.asarray, (fitness, centre))
-                state, _ = self.update(state, whole[0], centre=whole[1])
-            return state, state.sigma
+                return self.update(state, whole[0], centre=whole[1])
         if fitness.ndim != 1 or (self.needs_pairs and fitness.shape[0] % 2):
             wanted = "(members,), in pairs" if self.needs_pairs else "(members,)"
             raise ValueError(f"expected fitness of shape {wanted}, got {fitness.shape}")
+        new = self._adapted(state, fitness, centre)
+        return new, new.sigma
+
+    @functools.partial(jax.jit, static_argnums=0)  # whole, for fitness of the host
+    def _adapted(self, state: Adapted, fitness: Array, centre: Any) -> Adapted:
         fitness = fitness.astype(jnp.promote_types(fitness.dtype, jnp.float32))
         signal, is_usable, kept = self._read(state, fitness, centre)
         pull = self.leak * jnp.log(state.sigma / self.sigma)
         step = self.rate * signal.astype(jnp.float32) - pull
         moved = jnp.clip(state.sigma * jnp.exp(step), *map(jnp.float32, self.bounds))
         new = Adapted(moved, *kept)
-        new = jax.tree.map(lambda x, y: jnp.where(is_usable, x, y), new, state)
-        return new, new.sigma
+        return jax.tree.map(lambda x, y: jnp.where(is_usable, x, y), new, state)
 
     @abc.abstractmethod
     def _read(

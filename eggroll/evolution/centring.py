@@ -1,5 +1,11 @@
-"""Means and spreads of fitness of any size and offset, without overflow or loss."""
+"""Means and spreads of fitness of any size and offset, without overflow or loss.
 
+Compiled as a whole, as on the host it would be dozens of programs, one an operation.
+"""
+
+import functools
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Num
@@ -21,6 +27,7 @@ def scaled_down(
     return values / unit, unit
 
 
+@jax.jit
 def deviations(
     values: Num[Array, "*groups size"],
 ) -> tuple[Float[Array, "*groups size"], list[Float[Array, "..."]]]:
@@ -50,6 +57,7 @@ def deviations(
     return found, [own, unit, *units]
 
 
+@functools.partial(jax.jit, static_argnames="axis")
 def standardised(
     deviations: Float[Array, "*groups size"], axis: int | None = None
 ) -> Float[Array, "*groups size"]:

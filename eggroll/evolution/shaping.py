@@ -49,11 +49,18 @@ def apply(
     Raises:
         ValueError: if `shaping` does not give one weight a member.
     """
-    if not isinstance(fitness, jax.Array):
-        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-            whole = jnp.asarray(np.asarray(fitness, np.float64))
-            return np.asarray(apply(shaping, whole, antithetic=antithetic))
+    if isinstance(fitness, jax.Array):
+        keep = counted(shaping, fitness, antithetic=antithetic)
+        return _applied(shaping, fitness, keep)
+    fitness = np.asarray(fitness, np.float64)
     keep = counted(shaping, fitness, antithetic=antithetic)
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        return np.asarray(_applied(shaping, jnp.asarray(fitness), keep))
+
+
+def _applied(
+    shaping: Shaping, fitness: Num[Array, " members"], keep: Bool[Any, " members"]
+) -> Num[Array, " members"]:
     if jnp.issubdtype(fitness.dtype, jnp.floating):
         counts_failed = _declares(shaping, "counts_failed")
         told = jnp.isfinite(fitness) if counts_failed else keep
@@ -239,6 +246,7 @@ def _declares(shaping: Shaping, name: str) -> bool:
     return bool(getattr(shaping, name, False))
 
 
+@jax.jit  # whole, for fitness of the host
 def _rank(
     fitness: Num[Array, " members"], counts: Bool[Array, " members"]
 ) -> Float[Array, " members"]:
