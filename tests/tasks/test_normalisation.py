@@ -2,13 +2,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tasks.control.normalisation import (
-    merge,
-    merge_all,
-    moments,
-    no_moments,
-    normalise,
-    normalise_team,
+from tasks.control import normalisation
+from tasks.control.normalisation import no_moments
+
+
+# Compiled, as they are used, rather than operation by operation.
+merge, merge_all, moments, normalise, normalise_team = map(
+    jax.jit,
+    (
+        normalisation.merge,
+        normalisation.merge_all,
+        normalisation.moments,
+        normalisation.normalise,
+        normalisation.normalise_team,
+    ),
 )
 
 

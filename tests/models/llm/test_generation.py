@@ -186,19 +186,25 @@ def test_a_nucleus_keeps_what_is_equally_likely():
 
 
 def test_scores_are_sums_of_log_likelihoods(params, prompts):
-    logits = MODEL.head(params, MODEL.hidden(params, prompts))
-    all_of = jax.nn.log_softmax(logits[:, :-1] / 0.7)
-    each = jnp.take_along_axis(all_of, prompts[:, 1:, None], axis=-1)[..., 0]
-    starts, lengths = jnp.array([1, 2, 3, 1, 6, 4]), jnp.array([6, 5, 4, 2, 6, 6])
+    @quick.jit
+    def expected(params):
+        logits = MODEL.head(params, MODEL.hidden(params, prompts))
+        all_of = jax.nn.log_softmax(logits[:, :-1] / 0.7)
+        return jnp.take_along_axis(all_of, prompts[:, 1:, None], axis=-1)[..., 0]
+
+    each = np.asarray(expected(params))
+    starts, lengths = np.array([1, 2, 3, 1, 6, 4]), np.array([6, 5, 4, 2, 6, 6])
     for chunk in (1, 2, 64):
         options = dict(temperature=0.7, chunk=chunk)
-        found = log_likelihoods(MODEL, params, prompts, **options)
+        likelihoods = functools.partial(log_likelihoods, MODEL, **options)
+        found = quick.jit(likelihoods)(params, prompts)
         np.testing.assert_allclose(found[:, 1:], each, atol=2e-5)
         np.testing.assert_array_equal(found[:, 0], 0)
-        total = score(MODEL, params, prompts, starts, lengths, **options)
-        for i in range(6):
-            expected = each[i, starts[i] - 1 : lengths[i] - 1].sum()
-            np.testing.assert_allclose(total[i], expected, atol=5e-5)
+        scored = quick.jit(functools.partial(score, MODEL, **options))
+        total = scored(params, prompts, starts, lengths)
+        for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+            wanted = each[i, start - 1 : length - 1].sum()
+            np.testing.assert_allclose(total[i], wanted, atol=5e-5)
 
 
 def test_no_more_logits_are_made_at_once_than_a_chunk_has(params):
