@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -52,7 +53,9 @@ def make(
     """
     jaxmarl = library("jaxmarl", extra="rl-marl")
     check_name(name, jaxmarl.registered_envs, library="jaxmarl")
-    environment = jaxmarl.make(name, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MABrax: a paragraph on who maintains Brax
+        environment = jaxmarl.make(name, **options)
     agents = _side(name, list(environment.agents), side, opponent)
     # What is announced is not always so.
     observations, _ = jax.eval_shape(environment.reset, jax.random.key(0))
