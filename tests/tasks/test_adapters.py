@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks.control import Box, Control, Discrete, MultiDiscrete
+from eggroll import UserError
+from tasks.control import Box, Control, Discrete, MultiDiscrete, adapters
 from tasks.control.adapters import make
 from tasks.control.environment import flatten
 from tasks.control.rollout import rollout
@@ -406,3 +407,14 @@ def test_options_of_playground_are_those_of_its_configurations():
     assert environment.step_limit == 334  # of 1,000 steps
     with pytest.raises(ValueError, match="Did you mean 'ctrl_dt'"):
         make("mujoco_playground/PendulumSwingup", ctrl_d=0.1)
+
+
+def test_files_that_cannot_be_had_are_told_of_in_a_line(monkeypatch):
+    def fails(name, **options):
+        raise FileNotFoundError("no such host:\n" + 500 * "x")
+
+    monkeypatch.setattr(adapters, "_load", lambda path: fails)
+    with pytest.raises(UserError, match=r"needs files that .* no such host: x") as told:
+        make("gymnax/MNISTBandit-bsuite")
+    assert "\n" not in str(told.value)
+    assert len(str(told.value)) < 500

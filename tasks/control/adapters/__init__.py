@@ -34,9 +34,9 @@ def make(name: str, **options: Any) -> Environment:
         **options: passed on; what there is depends on the library.
 
     Raises:
-        UserError: if there is no such library or environment (names the nearest), or
+        UserError: if there is no such library or environment (names the nearest),
             several libraries have it, the library is not installed (says how to get
-            it), or what the library downloads for it cannot be had.
+            it), or files that the library reads or downloads cannot be had.
     """
     if ":" in name:
         cls = _load(name)
@@ -69,8 +69,9 @@ def make(name: str, **options: Any) -> Environment:
     except OSError as error:  # levels of Sokoban, images of MNISTBandit
         said = " ".join(f"{error}".split())
         raise UserError(
-            f"{name} downloads what it needs, which failed: {said:.200}. Try again "
-            "where there is a connection, or take another environment."
+            f"{name} needs files that its library reads or downloads, which failed: "
+            f"{said:.200}. Try again where they are or there is a connection, or take "
+            "another environment."
         ) from error
 
 

@@ -54,7 +54,7 @@ def make(
     jaxmarl = library("jaxmarl", extra="rl-marl")
     check_name(name, jaxmarl.registered_envs, library="jaxmarl")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MABrax: a paragraph on who maintains Brax
+        warnings.filterwarnings("ignore", "Brax System", UserWarning)  # of MABrax
         environment = jaxmarl.make(name, **options)
     agents = _side(name, list(environment.agents), side, opponent)
     # What is announced is not always so.

@@ -46,10 +46,10 @@ def make(name: str, *, impl: str = "jax", **options: Any) -> "Playground":
         UserError: for a robot whose model has not been downloaded: Playground would,
             without asking.
     """
-    registry = _playground().registry
+    playground = _playground()
+    registry, suite = playground.registry, playground.dm_control_suite
     check_name(name, registry.ALL_ENVS, library="mujoco_playground")
-    suite, models = _playground().dm_control_suite, _source().MENAGERIE_PATH
-    if name not in suite.ALL_ENVS and not models.exists():
+    if name not in suite.ALL_ENVS and not _source().MENAGERIE_PATH.exists():
         raise UserError(
             f"{name} needs the robots of MuJoCo Menagerie, which are not there. This "
             f"downloads them: {_MENAGERIE}"
