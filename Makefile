@@ -105,7 +105,7 @@ format: venv  ## put the code into the agreed form
 	$(BIN)/ruff format .
 
 types: venv  ## check the types
-	$(BIN)/pyright --threads 2
+	$(BIN)/pyrefly check
 
 wheel: venv  ## build the wheel and check that it holds `eggroll` alone
 	rm -rf dist

@@ -208,7 +208,7 @@ class _LinenModel(linen.Module):
         mask = linen.make_causal_mask(tokens)
         for _ in range(self.layers):
             attention = linen.MultiHeadDotProductAttention(HEADS)
-            x = x + attention(linen.LayerNorm()(x), mask=mask)
+            x = x + attention(linen.LayerNorm()(x), mask=mask)  # pyrefly: ignore
             hidden = linen.gelu(linen.Dense(2 * WIDTH)(linen.LayerNorm()(x)))
             x = x + linen.Dense(WIDTH)(hidden)
         return linen.Dense(WORDS)(linen.LayerNorm()(x))

@@ -39,7 +39,7 @@ RESULTS = Path(__file__).parent / "results" / "ppo-parity.json"
 FRAMES = {"CartPole-v1": 2**17, "Acrobot-v1": 2**18, "Pendulum-v1": 2**19}
 SEEDS, VALIDATIONS = 5, 8
 HIDDEN, RATE = (64, 64), 1e-3
-SETTINGS = {  # as ours are called, and as rejax's are
+SETTINGS: dict[str, tuple[str, Any]] = {  # as ours are called, and as rejax's are
     "workers": ("num_envs", 16),
     "steps": ("num_steps", 128),
     "epochs": ("num_epochs", 4),
@@ -107,7 +107,7 @@ def rejax(name: str) -> list[list[float]]:
 
     # tensorflow_probability, of distrax, looks for it there.
     cast(Any, xla).pytype_aval_mappings = core.pytype_aval_mappings
-    from rejax import PPO  # pyright: ignore[reportMissingImports]
+    from rejax import PPO
 
     environment, options = gymnax.make(name)
     algorithm = PPO.create(

@@ -97,7 +97,7 @@ def program(problem: str, population: int, noise: Any, rank: Rank) -> Callable:
             params, data, carry, key
         )
         key = key_for(state.key, Purpose.BATCH, state.step)
-        data = task.batch(state.task, state.step, key)  # pyright: ignore[reportArgumentType]
+        data = task.batch(state.task, state.step, key)  # pyrefly: ignore[bad-argument-type]
         ask = strategy.ask(member, in_axes=(task.data_axes, 0))
         noise_key = key_for(state.key, Purpose.NOISE)
         (fitness, _, aux), generation = ask(

@@ -29,8 +29,8 @@ def keep(largest: int = LARGEST) -> Path | None:
     """
     import jax
 
-    known = jax.config.jax_compilation_cache_dir  # pyright: ignore
-    is_wanted = jax.config.jax_enable_compilation_cache  # pyright: ignore
+    known = jax.config.jax_compilation_cache_dir  # pyrefly: ignore[missing-attribute]
+    is_wanted = jax.config.jax_enable_compilation_cache  # pyrefly: ignore[missing-attribute]
     if known is not None or not is_wanted:
         return None
     path = _base() / "compiled" / _machine()
@@ -57,7 +57,7 @@ def _calm() -> None:
     https://github.com/openxla/xla/issues/44565.
     """
     with contextlib.suppress(ImportError, AttributeError):
-        from jaxlib import utils  # pyright: ignore
+        from jaxlib import utils
 
         utils.absl_set_min_log_level(3)
 

@@ -56,7 +56,7 @@ def script(
             _add_settings(command)
         for action in command._actions:
             if action.dest in completed:
-                action.complete = completed[action.dest]  # pyright: ignore
+                action.complete = completed[action.dest]  # pyrefly: ignore[missing-attribute]
     return shtab.complete(parser, shell)
 
 
@@ -73,7 +73,7 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 def _names(cls: type) -> Iterator[str]:
     """The last names of the settings that every run has."""
     hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):  # pyright: ignore
+    for field in dataclasses.fields(cls):
         kind = hints[field.name]
         if isinstance(kind, type) and kind.__name__.endswith("Config"):
             yield from _names(kind)

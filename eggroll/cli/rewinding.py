@@ -34,9 +34,9 @@ def rewind(directory: str, target: Target, say: Say) -> int:
     found, base, is_anew = rewinding.rewound(run, experiment, step)
     took = time.perf_counter() - started
     rewinding.written(run, found, path)
+    source = f"the checkpoint of step {base}" if base else "the start"
     how = "its checkpoint"
     if base < step:
-        source = f"the checkpoint of step {base}" if base else "the start"
         how = f"{source} and {step - base} steps of the log, nothing evaluated"
     if is_anew:
         how = f"{source} and {step - base} steps that were evaluated again, as members "

@@ -29,8 +29,8 @@ class Schedule:
     kind: ScheduleKind = "constant"
 
     def __post_init__(self):
-        complete = self.end is not None and self.steps is not None
-        if self.kind != "constant" and not (complete and self.steps > 0):  # pyright: ignore[reportOptionalOperand]
+        is_complete = self.end is not None and (self.steps or 0) > 0
+        if self.kind != "constant" and not is_complete:
             raise UserError(
                 f"a schedule of kind {self.kind!r} needs `end` and `steps` > 0, "
                 f"got end={self.end}, steps={self.steps}"
@@ -40,7 +40,7 @@ class Schedule:
                 "a schedule with `end` or `steps` needs `kind`: "
                 "linear, exponential or cosine"
             )
-        if self.kind == "exponential" and not (self.start > 0 and self.end > 0):  # pyright: ignore[reportOptionalOperand]
+        if self.kind == "exponential" and not (self.start > 0 and (self.end or 0) > 0):
             raise UserError(
                 "an exponential schedule needs `start` and `end` above 0, "
                 f"got {self.start} and {self.end}"

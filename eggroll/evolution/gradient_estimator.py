@@ -174,7 +174,7 @@ class GradientEstimator(Population):
                 results = objectives.mean(members, self._counted(members[0]))
         if kind == "unperturbed":
             results = self._unperturbed(traced, generation)
-        value, (aux, state) = traced.results.arranged(results)
+        value, (aux, state) = traced.results.arranged(results)  # pyrefly: ignore[unbound-name]
         call.write_back(state)
         if kind == "members":
             value, (aux, _) = traced.results.arranged(members)

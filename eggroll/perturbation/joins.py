@@ -53,16 +53,17 @@ def multiplied(
         dims: which dimensions are contracted, and which are a batch, of each.
         weight: the product of their weights.
     """
-    pair = []
+    sides = []
     for i, (x, contract, batch) in enumerate(zip((first, second), *dims, strict=True)):
         if x.is_free_to_write_out or x.ndim != len(batch) + 2 or not _is_plain(x):
             return None
         (free,) = {*range(x.ndim)} - {*contract, *batch}
         matrix = (*contract, free) if i else (free, *contract)
-        pair.append(_sides(transpose(x, (*batch, *matrix))))
-    if None in pair:
+        sides.append(_sides(transpose(x, (*batch, *matrix))))
+    one, other = sides
+    if one is None or other is None:
         return None
-    (a, p, q), (b, u, v) = pair
+    (a, p, q), (b, u, v) = one, other
     left = _beside(p, a @ u)[..., :, None, :]
     right = _beside(b.mT @ q + v @ (u.mT @ q), v)[..., None, :, :]
     product = _joined([first, second], weight, [left, right])

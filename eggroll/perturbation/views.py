@@ -168,7 +168,7 @@ def gather(
             n if shape[d] == leaf.shape[d] else 1
             for d, n in enumerate(params["slice_sizes"])
         ]
-        how = {**params, "slice_sizes": sizes, "fill_value": fill}
+        how: dict[str, Any] = {**params, "slice_sizes": sizes, "fill_value": fill}
         per_rank = lambda array: lax.gather(array, at, **how)
         wide = jnp.broadcast_to(factor, shape)
         return jax.vmap(per_rank, in_axes=-1, out_axes=-1)(wide)

@@ -87,7 +87,7 @@ class Checkpoints:
         Raises:
             UserError: It cannot be written; the earlier ones are untouched.
         """
-        note = {"step": step, "facts": facts, "digests": digests(state)}
+        note: dict[str, Any] = {"step": step, "facts": facts, "digests": digests(state)}
         note["seal"] = _seal(note)
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state), note=ocp.args.JsonSave(note)

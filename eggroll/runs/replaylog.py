@@ -248,7 +248,7 @@ def _of(segment: Segment, after: int) -> Iterator[Record]:
         Damaged: One is bad and a later one good.
     """
     with segment.path.open("rb") as file:
-        at = max(after - segment.start, 0)
+        at, body = max(after - segment.start, 0), b""
         file.seek(segment.offset + at * segment.size)
         for step in range(segment.start + at + 1, 2**63):
             body = file.read(segment.size)

@@ -89,7 +89,7 @@ class Record:
             trials = {}
             for one in tree.pop("trials"):
                 found = {int(seed): Result(**it) for seed, it in one["results"].items()}
-                trials[one["number"]] = Trial(**{**one, "results": found})
+                trials[one["number"]] = Trial(**(one | {"results": found}))
             return cls(**tree, trials=trials)
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} is damaged: {error}") from None

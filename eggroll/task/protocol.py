@@ -82,6 +82,7 @@ class Task(Protocol):
 
         Called before a run, when nothing else is wrong; not by those who only look.
         """
+        return
 
     def params_like(self) -> PyTree:
         """The shapes and types of `init`, for tasks whose `init` reads files."""

@@ -33,7 +33,7 @@ def generation_of(
         )
     if isinstance(state.opt_state, Adapting):
         sigma = state.opt_state.sigma.sigma
-        strategy = dataclasses.replace(strategy, sigma=sigma)
+        strategy = dataclasses.replace(strategy, sigma=sigma)  # pyrefly: ignore[bad-argument-type]
 
     def member(params, data, carry, *, key):
         return task.evaluate(params, data, carry, key)

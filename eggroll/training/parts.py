@@ -224,12 +224,12 @@ def _lies(config: Config) -> Any:
     is_split = config.strategy.population % mesh.shape[AXIS] == 0
     by_member = NamedSharding(mesh, PartitionSpec(AXIS)) if is_split else everywhere
     return Evaluated(
-        generation=everywhere,  # pyright: ignore[reportArgumentType]
+        generation=everywhere,  # pyrefly: ignore[bad-argument-type]
         fitness=everywhere,
         carry=by_member,
-        aux=by_member,  # pyright: ignore[reportArgumentType]
+        aux=by_member,  # pyrefly: ignore[bad-argument-type]
         centre=everywhere,
-        told=everywhere,  # pyright: ignore[reportArgumentType]
+        told=everywhere,  # pyrefly: ignore[bad-argument-type]
     )
 
 

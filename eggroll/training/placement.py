@@ -47,8 +47,8 @@ def of_state(config: Config, like: State, members: int) -> Any:
     return State(
         params=params,
         opt_state=_beside(like.opt_state, like.params, kept, everywhere),
-        step=everywhere,  # pyright: ignore[reportArgumentType]
-        key=everywhere,  # pyright: ignore[reportArgumentType]
+        step=everywhere,  # pyrefly: ignore[bad-argument-type]
+        key=everywhere,  # pyrefly: ignore[bad-argument-type]
         task=jax.tree.map(lambda _: everywhere, like.task),
         carry=jax.tree.map(lambda _: by_member, like.carry),
     )

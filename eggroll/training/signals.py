@@ -31,7 +31,7 @@ def interruptible(notice: Callable[[str], None]) -> Iterator[Interrupt]:
     # Only the main thread may install handlers; elsewhere the caller must stop us.
     is_main = threading.current_thread() is threading.main_thread()
     before = {kind: signal.getsignal(kind) for kind in KINDS} if is_main else {}
-    if before.get(HANGUP) is signal.SIG_IGN:
+    if HANGUP is not None and before.get(HANGUP) is signal.SIG_IGN:
         del before[HANGUP]
 
     def restore() -> None:

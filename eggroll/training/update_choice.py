@@ -33,7 +33,7 @@ def chosen(config: Config, report: Callable[[str], None]) -> Config:
         return config
     way, why = cheapest(prepare(config))
     report(f"mesh.update: {way}, as {why}")
-    mesh = dataclasses.replace(config.mesh, update=way)
+    mesh = dataclasses.replace(config.mesh, update=way)  # pyrefly: ignore[bad-argument-type]
     return dataclasses.replace(config, mesh=mesh)
 
 

@@ -57,5 +57,5 @@ def _one(matrix: Float[np.ndarray, "rows cols"], rank: int) -> Truncated:
     right = wide.T @ left
     square = np.sum(right**2, axis=0)
     root = np.where(square > 0, square**0.25, 1)
-    left, right = (x.astype(np.float32) for x in (left * root, right / root))
+    left, right = (np.asarray(x, np.float32) for x in (left * root, right / root))
     return Truncated(left, right, float(square.sum()), float((wide**2).sum()))

@@ -106,11 +106,11 @@ def _silence() -> Iterator[None]:
     """Print to nowhere, also where a library restores `sys.__stdout__`, as JaxMARL."""
     original = sys.__stdout__
     with contextlib.redirect_stdout(io.StringIO()) as nowhere:
-        sys.__stdout__ = nowhere  # pyright: ignore[reportAttributeAccessIssue]
+        sys.__stdout__ = nowhere  # pyrefly: ignore[bad-assignment]
         try:
             yield
         finally:
-            sys.__stdout__ = original  # pyright: ignore[reportAttributeAccessIssue]
+            sys.__stdout__ = original  # pyrefly: ignore[bad-assignment]
 
 
 def flatten(observation: Any) -> Float[Array, " size"]:

@@ -68,7 +68,7 @@ class HostControl(Control):
             comes out does not depend on it.
     """
 
-    environment: str = "CartPole-v1"  # pyright: ignore[reportIncompatibleVariableOverride]
+    environment: str = "CartPole-v1"
     processes: Natural = 2
 
     algorithms = MappingProxyType(
@@ -80,14 +80,14 @@ class HostControl(Control):
         super().__post_init__()
 
     @functools.cached_property
-    def env(  # pyright: ignore[reportIncompatibleVariableOverride]
+    def env(
         self,
     ) -> HostEnvironment:
         """What is to be known of the environment."""
         return describe(self.environment, self.environment_options, self.max_steps)
 
     @property
-    def reference(  # pyright: ignore[reportIncompatibleVariableOverride]
+    def reference(
         self,
     ) -> Mapping[str, float]:
         threshold = self.env.threshold
@@ -153,7 +153,7 @@ class HostControl(Control):
 
         def choose(observation: Any, alive: Any, time: Any, legal: Any) -> np.ndarray:
             nonlocal carry
-            when = {"time": np.int32(time), "legal": legal}
+            when: dict[str, Any] = {"time": np.int32(time), "legal": legal}
             now = data._replace(observation=observation, alive=alive, **when)
             carry, aux = act(now, carry)
             return self.env.to_native(np.asarray(aux["action"]))

@@ -91,7 +91,7 @@ def _check_mask(environment: Environment, state: PyTree) -> None:
     _check_array(environment, "legal", "mask", legal, shape, jnp.bool_)
 
     def first(key):
-        return has_choice(space, environment.legal(environment.reset(key)[0]))  # pyright: ignore[reportArgumentType]
+        return has_choice(space, environment.legal(environment.reset(key)[0]))  # pyrefly: ignore[bad-argument-type]
 
     if not jax.jit(first)(jax.random.key(0)):
         what = "an action that is legal in the first state"

@@ -34,24 +34,24 @@ class Partial(Environment):
             )
 
     @property
-    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def name(self) -> str:
         left_out = ", ".join(map(str, sorted(set(self.unseen))))
         return f"{self.whole.name} without {left_out}"
 
     @property
-    def action_space(self) -> Space:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def action_space(self) -> Space:
         return self.whole.action_space
 
     @property
-    def observation_shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def observation_shape(self) -> tuple[int, ...]:
         return (*self.whole.observation_shape[:-1], self._seen.size)
 
     @property
-    def step_limit(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def step_limit(self) -> int:
         return self.whole.step_limit
 
     @property
-    def agents(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def agents(self) -> int | None:
         return self.whole.agents
 
     def reset(self, key: PRNGKeyArray) -> tuple[Any, Float[Array, "..."]]:

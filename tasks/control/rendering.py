@@ -56,7 +56,7 @@ def watch(
 
 def _frame(environment: Environment, state: PyTree, time: int, total: float) -> Frame:
     caption = f"step {time}   return {total:.4g}"
-    return Frame(caption, functools.partial(environment.render, state))  # pyright: ignore[reportArgumentType]
+    return Frame(caption, functools.partial(environment.render, state))  # pyrefly: ignore[bad-argument-type]
 
 
 def _cannot_be_drawn(environment: Environment) -> UserError:

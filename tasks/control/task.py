@@ -167,7 +167,7 @@ class Control(Task):
         )
 
     @property
-    def reference(  # pyright: ignore[reportIncompatibleVariableOverride]
+    def reference(
         self,
     ) -> Mapping[str, float]:
         """Returns worth a line in a plot."""

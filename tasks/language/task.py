@@ -90,13 +90,13 @@ class Language(Task):
         return networks.make(self.model, *sizes, rounding=rounding)
 
     @property
-    def differentiable(  # pyright: ignore[reportIncompatibleVariableOverride]
+    def differentiable(
         self,
     ) -> bool:
         return self.network.is_float
 
     @property
-    def reference(  # pyright: ignore[reportIncompatibleVariableOverride]
+    def reference(
         self,
     ) -> Mapping[str, float]:
         """What simple models of the held-out part need, in bits a byte."""

@@ -164,7 +164,7 @@ def find(name: str, options: Mapping[str, Any] | None = None) -> Verifier:
                 raise ValueError(f"it is no class of Verifier: {found!r}")
             return found(**options)
         if isinstance(found, Verifier):
-            return dataclasses.replace(found, **options) if options else found  # pyright: ignore[reportArgumentType]
+            return dataclasses.replace(found, **options) if options else found  # pyrefly: ignore[bad-specialization]
         if not callable(found):
             raise ValueError(f"it is no function: {found!r}")
         inspect.signature(found).bind_partial(**options)

@@ -103,7 +103,7 @@ class Reasoning(FromCheckpoint):
     algorithms = MappingProxyType({"grpo": by_grpo, "randopt": by_randopt})
 
     @property
-    def data_axes(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def data_axes(self) -> int | None:
         """Whether members read the same prompts (None) or a group its own (0)."""
         return None if self.groups == 1 else 0
 
@@ -126,11 +126,14 @@ class Reasoning(FromCheckpoint):
     @functools.cached_property
     def guard(self) -> Guard:
         """The reward, behind its worker processes."""
-        how = {"processes": self.workers, "memory": self.memory}
+        how: dict[str, Any] = {
+            "processes": self.workers,
+            "memory": self.memory,
+            "deadline": self.deadline,
+        }
         if self.scorers:
-            how["actors"] = self.scorers
-        kind = Cluster if self.scorers else Guard
-        return kind(self.verifier, deadline=self.deadline, **how)
+            return Cluster(self.verifier, actors=self.scorers, **how)
+        return Guard(self.verifier, **how)
 
     @property
     def sampling(self) -> Sampling:
@@ -187,7 +190,7 @@ class Reasoning(FromCheckpoint):
             halvings=self.halvings,
         )
 
-    def score(  # pyright: ignore[reportIncompatibleVariableOverride]
+    def score(
         self, aux: Mapping[str, Any], data: Prompts
     ) -> tuple[Float[np.ndarray, " population"], dict[str, float]]:
         """Fitness and figures of a generation's completions, on the host."""

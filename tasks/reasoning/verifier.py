@@ -75,7 +75,7 @@ class Function(Verifier):
         return getattr(plain, "__qualname__", type(plain).__qualname__)
 
     @property
-    def columns(  # pyright: ignore[reportIncompatibleVariableOverride]
+    def columns(
         self,
     ) -> tuple[str, ...]:
         """The columns without which it cannot be called."""

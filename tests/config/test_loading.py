@@ -232,7 +232,7 @@ def test_a_schedule_goes_from_start_to_end_in_its_steps(kind):
     assert value(0) == pytest.approx(0.1)
     assert value(50) == pytest.approx(0.01)
     assert value(500) == pytest.approx(0.01)
-    assert 0.01 < float(value(25)) < 0.1  # pyright: ignore[reportArgumentType]
+    assert 0.01 < float(value(25)) < 0.1
 
 
 def test_a_task_that_refuses_its_settings_is_heard(path):

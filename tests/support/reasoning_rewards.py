@@ -36,7 +36,7 @@ def behave(completion: str, wanted: str = "") -> float:
         case "nan":
             return float("nan")
         case "none":
-            return None  # pyright: ignore[reportReturnType]
+            return None
         case "print":
             sys.stdout.write("noise\n")
             sys.stdout.flush()

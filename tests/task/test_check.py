@@ -90,7 +90,7 @@ def test_a_task_need_not_inherit():
         def __getattr__(self, name):
             return getattr(Line(), name)
 
-    assert check_task(Alone())["error"] > 0  # pyright: ignore[reportArgumentType]
+    assert check_task(Alone())["error"] > 0
 
 
 def test_the_first_member_sees_the_first_row_of_its_axes():

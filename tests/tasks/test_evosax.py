@@ -215,7 +215,7 @@ def test_a_step_is_compiled_once():
     state = State(params, kept, jnp.int32(0), jax.random.key(0), (), carry)
     for step in range(3):
         state, _ = algorithm.step(state, task.batch((), step, state.key))
-    assert algorithm.step._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
+    assert algorithm.step._cache_size() == 1
 
 
 def test_it_is_one_of_the_algorithms_of_control():

@@ -325,7 +325,7 @@ def test_actions_of_jumanji_have_the_shape_it_wants(jumanji, monkeypatch):
 
 
 def test_shapes_of_jaxmarl_are_those_that_reset_shows(jaxmarl, monkeypatch):
-    monkeypatch.setattr(Duel, "observation_space", lambda self, agent: Sees(658))  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(Duel, "observation_space", lambda self, agent: Sees(658))
     image = lambda self, state: {a: jnp.ones((2, 3)) * state for a in self.agents}
     monkeypatch.setattr(Duel, "get_obs", image)
     task = Control(environment="jaxmarl/Duel", hidden=())

@@ -24,7 +24,7 @@ class Aim(Environment):
     name = "aim"
 
     @property
-    def action_space(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+    def action_space(self):
         return Box((-1.0,), (1.0,)) if self.is_continuous else Discrete(2)
 
     def reset(self, key):

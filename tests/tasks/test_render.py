@@ -141,7 +141,7 @@ class Ramp(Environment):
 def run(tmp_path, monkeypatch):
     """A run of a task in an environment of the user's own."""
     module = types.ModuleType("ramps")
-    module.Ramp = Ramp  # pyright: ignore[reportAttributeAccessIssue]
+    module.Ramp = Ramp
     monkeypatch.setitem(sys.modules, "ramps", module)
     path = tmp_path / "ramp.yaml"
     settings = {

@@ -240,7 +240,7 @@ def test_a_step_is_compiled_once(tmp_path):
         data = experiment.task.batch(state.task, step, key)
         state, _ = experiment.algorithm.step(state, data)
     parts = experiment.algorithm.parts
-    assert parts.evaluate._cache_size() == parts.learn._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess, reportOptionalMemberAccess]
+    assert parts.evaluate._cache_size() == parts.learn._cache_size() == 1
 
 
 @pytest.mark.slow

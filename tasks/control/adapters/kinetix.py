@@ -102,4 +102,4 @@ def _accept_old_names_in_clip() -> None:
         return original(arr, min, max)
 
     clip.__doc__ = original.__doc__
-    jnp.clip = clip
+    jnp.clip = clip  # pyrefly: ignore[bad-assignment]
