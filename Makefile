@@ -28,7 +28,8 @@ venv: $(STAMP)  ## set up .venv with the library, its extras and the tools
 $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "eggroll needs Python 3.11 or newer: name one with 'make PYTHON=/path/to/python3 ...'"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[$(EXTRAS)]'
+	$(BIN)/python -m compileall -q -j 0 .venv/lib  # pip does it on one core
 	@touch $@
 
 demo: venv  ## balance CartPole-v1, from scratch to a mean return of 490

@@ -1,5 +1,6 @@
 """What all tests share. Imports no package of ours, so that each test may."""
 
+import gc
 import os
 import tempfile
 from collections.abc import Callable
@@ -17,6 +18,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import jax
 import pytest
+
+
+# The collector looks through all that JAX keeps: a twentieth of the time, if let.
+gc.set_threshold(50_000, 20, 20)
 
 
 def xla_flags(given: str) -> str:

@@ -39,6 +39,10 @@ class Progress:
     evaluations: int = 0
     samples: float = 0.0
 
+    def facts(self) -> dict[str, Any]:
+        """What is used, by name (`dataclasses.asdict` takes twenty times as long)."""
+        return {**vars(self)}
+
     @classmethod
     def read(cls, facts: Mapping[str, Any]) -> Self:
         """What a checkpoint notes; older ones call the two times otherwise."""

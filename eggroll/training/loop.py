@@ -167,7 +167,7 @@ class _Loop:
             samples=before.samples + samples,
         )
         if numbers:
-            so_far = dataclasses.asdict(self.progress)
+            so_far = self.progress.facts()
             self.saving.hold(Record(self.step, so_far, numbers))
         if self.is_compiled:
             row["evaluations/s"] = self.algorithm.members / seconds
@@ -175,7 +175,7 @@ class _Loop:
         else:
             row["compile_seconds"] = seconds
             self.is_compiled = True
-        return row | dataclasses.asdict(self.progress)
+        return row | self.progress.facts()
 
     def _goes_on(self) -> bool:
         """Whether the step after the next one follows that at once."""
@@ -195,7 +195,7 @@ class _Loop:
         self.saving.scores[self.step] = value
         self.report(f"step {self.step}: {name} {value:.6g}")
         figures = {f"validation/{name}": one for name, one in self.validation.items()}
-        return dataclasses.asdict(self.progress) | figures
+        return self.progress.facts() | figures
 
     def _validation(self, purpose: Purpose) -> dict[str, float]:
         key = key_for(self.state.key, purpose, self.step)
@@ -235,7 +235,7 @@ class _Loop:
         if not all_finite(self.state.params):
             raise UserError(self._unfit())
         facts = {
-            "progress": dataclasses.asdict(self.progress),
+            "progress": self.progress.facts(),
             "config": plain(self.config),
             "versions": versions(),
         }

@@ -1,6 +1,5 @@
 """Any step of a run as a run of its own, made again from a checkpoint and the log."""
 
-import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -71,7 +70,7 @@ def written(run: Run, found: Rebuilt, path: Path, *, is_afresh: bool = False) ->
         UserError: There is something of that name.
     """
     facts = {
-        "progress": dataclasses.asdict(found.progress),
+        "progress": found.progress.facts(),
         "config": plain(found.config),
         "versions": versions(),
         "is_afresh": is_afresh,
