@@ -126,14 +126,10 @@ class Reasoning(FromCheckpoint):
     @functools.cached_property
     def guard(self) -> Guard:
         """The reward, behind its worker processes."""
-        how: dict[str, Any] = {
-            "processes": self.workers,
-            "memory": self.memory,
-            "deadline": self.deadline,
-        }
-        if self.scorers:
-            return Cluster(self.verifier, actors=self.scorers, **how)
-        return Guard(self.verifier, **how)
+        several = functools.partial(Cluster, actors=self.scorers)
+        kind = several if self.scorers else Guard
+        how = {"processes": self.workers, "memory": self.memory}
+        return kind(self.verifier, deadline=self.deadline, **how)
 
     @property
     def sampling(self) -> Sampling:

@@ -12,12 +12,12 @@ import jax
 import numpy as np
 import pytest
 import several
+import tiny_llm
 import yaml
 
 from eggroll import runs, training
 from eggroll.cli.main import main
 from eggroll.runs import Checkpoints
-from tests.support import tiny_llm
 
 
 pytestmark = pytest.mark.distributed

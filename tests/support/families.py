@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from tests.support.texts import folder_of
+from texts import folder_of
 
 
 Settings = dict[str, Any]
@@ -131,7 +131,7 @@ def settings(name: str, folder: Path) -> Settings:
     if name.startswith("language"):
         task["corpus"] = str(folder_of(folder / "texts"))
     if name.startswith("reasoning"):
-        from tests.support import tiny_llm  # which needs an extra
+        import tiny_llm  # which needs an extra
 
         model = tiny_llm.write(folder / "model", layers=1, tied=False)
         task["checkpoint"] = str(model)

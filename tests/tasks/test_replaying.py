@@ -1,12 +1,12 @@
 """Runs of each kind of task, made again from their logs from the very start."""
 
 import pytest
+import tiny_llm
 from texts import folder_of
 
 from eggroll import runs, training
 from eggroll.config import load, resolve
 from eggroll.runs import digests
-from tests.support import tiny_llm
 from tests.tasks.reasoning import test_resume as reasoning
 
 

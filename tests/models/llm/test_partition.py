@@ -2,12 +2,12 @@
 
 import jax
 import pytest
+import tiny_llm
 from jax.sharding import PartitionSpec as P
 
 import eggroll
 from models.llm.partition import transformer
 from models.llm.transformer import Transformer
-from tests.support import tiny_llm
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")

@@ -4,10 +4,10 @@ import json
 import re
 
 import pytest
+import tiny_llm
 import yaml
 
 from eggroll.cli.main import main
-from tests.support import tiny_llm
 
 
 REWARDS = "reasoning_rewards:"

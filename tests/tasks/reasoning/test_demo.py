@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
+import tiny_llm
 
 from tasks.reasoning import demo
 from tasks.reasoning.task import Reasoning
-from tests.support import tiny_llm
 
 
 CONFIG = """

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_llm
 
 from eggroll import UserError
 from models.llm.generation import GREEDY
 from tasks.reasoning import drift, held_out, scores
 from tasks.reasoning.grpo import joined
 from tasks.reasoning.task import Reasoning
-from tests.support import tiny_llm
 
 
 @pytest.fixture(scope="module")

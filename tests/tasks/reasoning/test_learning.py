@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+import tiny_llm
 
 from eggroll.config import resolve
 from eggroll.training import initial_state, prepare
-from tests.support import tiny_llm
 
 
 def large(completion: str) -> float:

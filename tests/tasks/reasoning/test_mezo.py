@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 import quick
+import tiny_llm
 
 from eggroll import training
 from eggroll.config import resolve
-from tests.support import tiny_llm
 
 
 SIGMA, RATE = 1e-2, 1e-3

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import quick
+import tiny_llm
 from toyrun import resume
 
 from eggroll import UserError, runs, training
@@ -20,7 +21,6 @@ from tasks.reasoning import held_out
 from tasks.reasoning.randopt import Tally, ranking
 from tasks.reasoning.verifier import Verifier
 from tasks.reasoning.voting import answer_of, elected
-from tests.support import tiny_llm
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,13 @@
 import shutil
 
 import pytest
+import tiny_llm
 import yaml
 from toyrun import figures
 
 from eggroll import runs, training
 from eggroll.cli.main import main
 from eggroll.runs.checkpoint import digests
-from tests.support import tiny_llm
 
 
 SAMPLED = {"temperature": 1.0, "completions": 2}

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_llm
 
 from eggroll import UserError, check_task
 from eggroll.cli.main import main
@@ -15,7 +16,6 @@ from models.llm.generation import Completions
 from tasks.reasoning.checkpoint import padded
 from tasks.reasoning.likelihood import Likelihood
 from tasks.reasoning.task import Reasoning
-from tests.support import tiny_llm
 
 
 ADDITION = {
