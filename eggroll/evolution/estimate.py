@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from eggroll.evolution import shaping
 from eggroll.evolution.distributions import Noise, unit_scale
@@ -37,6 +37,7 @@ def narrowed(
     return jnp.asarray(cut, jnp.float32)
 
 
+@functools.partial(jax.jit, static_argnames="antithetic")
 def pair_weights(
     weights: Num[Array, " members"], *, antithetic: bool
 ) -> tuple[Float[Array, " pairs"], Float[Array, ""]]:
@@ -56,6 +57,15 @@ def pair_weights(
     if antithetic:
         weights = weights[0::2] - weights[1::2]
     return weights.astype(jnp.float32), unit.reshape(())
+
+
+@functools.partial(jax.jit, static_argnames="population")
+def step_factor(
+    sigma: Float[Array, ""], population: int
+) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+    """Returns 1/(Nσ), and whether σ is one to divide by; else it is zero."""
+    is_sound = (sigma > 0) & jnp.isfinite(sigma)
+    return jnp.where(is_sound, 1 / (population * sigma), 0), is_sound
 
 
 def _difference(

@@ -174,14 +174,13 @@ class EvolutionStrategy(GradientEstimator):
         weights, unit = estimate.pair_weights(weights, antithetic=self.antithetic)
         sigma = generation.sigma
         assert sigma is not None  # as it would be for integers
-        is_sound = (sigma > 0) & jnp.isfinite(sigma)
+        factor, is_sound = estimate.step_factor(sigma, self.population)
         if callable(self.sigma) or is_traced(self.sigma):  # else it has been checked
             notices.warn_if(
                 ~is_sound,
                 "sigma is zero, negative or not finite at this step: its gradient is "
                 "zero",
             )
-        factor = jnp.where(is_sound, 1 / (self.population * sigma), 0)
         weights, factor, unit = kernels.kept((weights, factor, unit))
         sums = self._sum_over_pairs(generation, weights, estimate.contract)
         # The unit comes last: before, a product of large ones might overflow.
