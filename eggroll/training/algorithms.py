@@ -196,7 +196,7 @@ def _halves(task: Task, config: Config, *, rank: int | None, over: bool) -> Evol
         metrics |= diagnostics.of_weights(weights, counted)
         if config.diagnose_every:
             is_due = state.step % config.diagnose_every == 0
-            metrics["gradient/agreement"] = _agreement(combine, weights, grads, is_due)
+            metrics["gradient/agreement"] = _agreement(combine, weights, is_due)
         return _update(task, optimizer, state, grads, carry, aux, metrics)
 
     program = donation.over(follow) if over else jax.jit(follow)
@@ -206,15 +206,18 @@ def _halves(task: Task, config: Config, *, rank: int | None, over: bool) -> Evol
 def _agreement(
     combine: Callable[[Array], PyTree],
     weights: Float[Array, " population"],
-    grads: PyTree,
     is_due: Bool[Array, ""],
 ) -> Float[Array, ""]:
-    """As `diagnostics.agreement`; NaN, which is left out of the log, if not due."""
+    """As `diagnostics.agreement`; NaN, which is left out of the log, if not due.
+
+    The whole gradient is summed up again: that of the step would have to be written out
+    for it each time, due or not.
+    """
     is_half = jnp.arange(weights.shape[0]) // 2 % 2 == 0  # pairs stay together
     half = lambda: combine(jnp.where(is_half, weights, 0))
     return jax.lax.cond(
         is_due,
-        lambda: diagnostics.agreement(grads, half()),
+        lambda: diagnostics.agreement(combine(weights), half()),
         lambda: jnp.float32(jnp.nan),
     )
 
