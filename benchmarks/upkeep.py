@@ -4,7 +4,7 @@
 
 Steps of a run as it is by default, beside those of one that keeps no more than
 `metrics.jsonl`: no checkpoint between the first and the last, no replay log, no
-diagnosis. The two live in one process and take turns of about a second, so that
+diagnosis. The two live in one process and take turns of a second or two, so that
 whatever else the machine does falls on both; compilation, the first turn, validations
 and the last checkpoint are left out. Printed are the ratios of all turns, of seconds
 and of processor time (in which the work of checkpoints beside the loop counts), with
@@ -109,7 +109,7 @@ def now() -> Cost:
 
 
 class Clock:
-    """Of a run that has to wait for others: `time`, as far as `saving` knows it."""
+    """`time`, as far as `saving` knows it, which stands still while a run waits."""
 
     waited = 0.0  # seconds
 
